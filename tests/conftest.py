@@ -1,0 +1,35 @@
+"""Guards that every test runs under: eight CPU devices, and JAX's own checks switched on.
+
+Warnings are errors by pyproject.toml; jaxtyping's shapes are checked there as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import jax
+import pytest
+
+# XLA's CPU backend splits one host into eight devices, so that every mesh shape can be tried here.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+SHARED = Path(os.environ.get("STAR_JAX_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference values that lies beside a developer's checkout, if there is one."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of reference values (shared/, beside the checkout) is absent")
+    return SHARED
+
+
+@pytest.fixture
+def no_transfers() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """A context for a jitted step: moving anything between host and device inside it raises."""
+    yield lambda: jax.transfer_guard("disallow")
