@@ -6,7 +6,7 @@ Warnings are errors by pyproject.toml; jaxtyping's shapes are checked there as w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -30,6 +30,6 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def no_transfers() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def no_transfers() -> Callable[[], AbstractContextManager[None]]:
     """A context for a jitted step: moving anything between host and device inside it raises."""
-    yield lambda: jax.transfer_guard("disallow")
+    return lambda: jax.transfer_guard("disallow")
