@@ -4,8 +4,8 @@ position is not after the query's.
     out_BTNH = softmax(q_BTNH · k_BSKH / √H  where visible) · v_BSKH
 
 What is visible is data (`Places`), never guessed from token ids. Right padding has segment 0;
-packed rows number their segments from 1 and start each at position 0. What a padding query computes is
-unspecified but finite, and nothing of it reaches another token.
+packed rows number their segments from 1 and start each at position 0. What a padding query computes
+is unspecified but finite, and nothing of it reaches another token.
 
 Backends, chosen by device or by name, all held to the same answer:
     xla     einsums everywhere; long rows go through query blocks that skip the keys after them
@@ -25,11 +25,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 Backend = Literal["auto", "xla", "cudnn", "splash"]
 
-# Rows longer than this are attended to in blocks of so many queries. Measured on two CPU cores at
-# 8 heads × 32 and 1,024 tokens, forward and backward: see benchmarks/attention.py.
-QUERY_BLOCK = 256
-# At most so many blocks a row: beyond, blocks grow, so that the program's size does not.
-MAX_BLOCKS = 16
+# Longer rows are attended to in blocks of so many queries, and a row's blocks are dealt into so
+# many spans; all blocks of a span see the keys up to its end. Of blocks of 64, 128 and 256, and of
+# 2, 4 and 8 spans, this pair was fastest or near it, forward and backward, on two CPU cores with
+# 1,024 and 4,096 tokens and 8 heads of 32: benchmarks/attention.py.
+QUERY_BLOCK = 128
+SPANS = 8
 # What an invisible key scores: exp(it) is exactly 0 in float32, and unlike -inf it makes no NaN of
 # a row that sees nothing.
 UNSEEN = -1e30
@@ -151,22 +152,43 @@ def precision(dtype: Any) -> jax.lax.Precision:
 
 
 def _blocks(q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, places: Places) -> Any:
-    """Blocks of queries, each over the keys up to its end: half the work, a block of the scores.
+    """Blocks of queries, each over the keys up to its span's end: a bit over half the work.
 
-    Each block is rematerialised in the backward pass, so that no [B, N, T, T] is ever kept.
+    Blocks of a span run one after the other and are rematerialised in the backward pass: memory
+    grows with T, not with T². (Unrolled blocks would not do: XLA keeps them all alive at once.)
     """
     T = q_BTNH.shape[1]
-    block = max(QUERY_BLOCK, -(-T // MAX_BLOCKS))
-    if block >= T:
+    if T <= QUERY_BLOCK:
         return cross(q_BTNH, k_BTKH, v_BTKH, places, places)
-    attend = jax.checkpoint(cross)
-    outs = []
-    for start in range(0, T, block):
-        end = min(start + block, T)
-        query = Places(places.position_BT[:, start:end], places.segment_BT[:, start:end])
-        key = Places(places.position_BT[:, :end], places.segment_BT[:, :end])
-        outs.append(attend(q_BTNH[:, start:end], k_BTKH[:, :end], v_BTKH[:, :end], query, key))
+    blocks = -(-T // QUERY_BLOCK)
+    width = -(-blocks // SPANS) * QUERY_BLOCK
+    outs = [
+        _span(q_BTNH, k_BTKH[:, :end], v_BTKH[:, :end], places, start, end)
+        for start in range(0, T, width)
+        for end in [min(start + width, T)]
+    ]
     return jnp.concatenate(outs, axis=1)
+
+
+def _span(q_BTNH: Any, k_BSKH: Any, v_BSKH: Any, places: Places, start: int, end: int) -> Any:
+    """Queries start:end over the keys before `end`, block by block."""
+    B = q_BTNH.shape[0]
+    count = -(-(end - start) // QUERY_BLOCK)
+    missing = count * QUERY_BLOCK - (end - start)
+
+    def cut(x: Any) -> Any:
+        x = jnp.pad(x[:, start:end], ((0, 0), (0, missing), *(((0, 0),) * (x.ndim - 2))))
+        return x.reshape(B, count, QUERY_BLOCK, *x.shape[2:]).swapaxes(0, 1)
+
+    key = Places(places.position_BT[:, :end], places.segment_BT[:, :end])
+
+    @jax.checkpoint
+    def attend(block: Any) -> Any:
+        q, position, segment = block
+        return cross(q, k_BSKH, v_BSKH, Places(position, segment), key)
+
+    out = jax.lax.map(attend, (cut(q_BTNH), cut(places.position_BT), cut(places.segment_BT)))
+    return out.swapaxes(0, 1).reshape(B, -1, *q_BTNH.shape[2:])[:, : end - start]
 
 
 def _cudnn(q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, places: Places) -> Any:

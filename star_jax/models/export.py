@@ -55,6 +55,9 @@ def save(
     layout.check(config, params)
     stored = hf.as_dtype(dtype if dtype is not None else params["embed"].dtype)
     shard_bytes = as_bytes(max_shard_size)
+    if jax.process_index() == 0:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
             f"{folder}: already there; choose another name or pass overwrite=True"
@@ -142,9 +145,7 @@ def _write(
     shards: list[list[str]],
     tensors: Iterator[tuple[str, np.ndarray]],
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    partial = folder.parent / f".{folder.name}.{_owner()}-{uuid.uuid4().hex[:8]}.partial"
+    partial = _beside(folder, "partial")
     partial.mkdir()
     try:
         _write_tensors(partial, shards, tensors)
@@ -191,7 +192,7 @@ def _take_name(partial: Path, folder: Path) -> None:
     """The complete folder takes the final name; one that stood there is kept until it has."""
     old = None
     if folder.exists():
-        old = folder.parent / f".{folder.name}.{_owner()}-{uuid.uuid4().hex[:8]}.replaced"
+        old = _beside(folder, "replaced")
         folder.rename(old)
     try:
         partial.rename(folder)
@@ -204,15 +205,25 @@ def _take_name(partial: Path, folder: Path) -> None:
         shutil.rmtree(old)
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
+def _beside(folder: Path, kind: str) -> Path:
+    """A hidden name next to the folder's, which tells whose it is: host and process."""
+    owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return folder.parent / f".{folder.name}.{owner}.{kind}"
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what exports of this folder left behind when they were killed, on this host."""
-    for path in folder.parent.glob(f".{folder.name}.{socket.gethostname()}-*.partial"):
-        found = re.fullmatch(r".*-(\d+)-[0-9a-f]{8}\.partial", path.name)
-        if found and not _is_alive(int(found[1])):
+    """Clear what exports of this folder left behind when they were killed, on this host.
+
+    One that was killed between its two renames left the old folder under its hidden name alone:
+    that one gets its name back.
+    """
+    for path in folder.parent.glob(f".{folder.name}.{socket.gethostname()}-*-*"):
+        found = re.fullmatch(r".*-(\d+)-[0-9a-f]{8}\.(partial|replaced)", path.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
+        if found[2] == "replaced" and not folder.exists():
+            path.rename(folder)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -106,9 +106,10 @@ def _config(folder: Path) -> tuple[Qwen3Config | None, list[str]]:
 def _architecture(config: Qwen3Config) -> str:
     tied = "tied head" if config.tie_word_embeddings else "untied head"
     return (
-        f"Qwen3: {config.num_layers} layers, width {config.hidden_size}, {config.num_heads} heads "
-        f"of {config.head_dim} ({config.num_kv_heads} for keys), "
-        f"SwiGLU {config.intermediate_size}, vocabulary {config.vocab_size}, {tied}, rope theta {config.rope_theta:g}"
+        f"Qwen3: {config.num_layers} layers, width {config.hidden_size}, "
+        f"{config.num_heads} heads of {config.head_dim} ({config.num_kv_heads} for keys), "
+        f"SwiGLU {config.intermediate_size}, vocabulary {config.vocab_size}, {tied}, "
+        f"rope theta {config.rope_theta:g}"
     )
 
 

@@ -56,7 +56,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         raw = json.loads(text.decode("utf-8"))
         raw.pop("__metadata__", None)
         entries = {name: _entry(path, name, item, 8 + length) for name, item in raw.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
