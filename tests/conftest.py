@@ -13,8 +13,10 @@ from pathlib import Path
 import jax
 import pytest
 
-# XLA's CPU backend splits one host into eight devices, so that every mesh shape can be tried here.
-jax.config.update("jax_num_cpu_devices", 8)
+from star_jax.train import devices
+
+# Every mesh shape can be tried on one host.
+devices.split_cpu(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

@@ -25,6 +25,7 @@ FLOORS = {
     "train.vocab": 1,
     "data": 2,
     "sampler": 2,
+    "train.devices": 2,
     "train.state": 2,
     "train.step": 2,
     "train.checkpoint": 2,

@@ -185,7 +185,10 @@ def compute_dtype(params: layout.Params) -> Any:
 
 
 def embed(params: layout.Params, tokens_BT: jax.Array, dtype: Any) -> jax.Array:
-    x_BTD = jnp.take(params["embed"], tokens_BT, axis=0, mode="clip").astype(dtype)
+    # The width is gathered before the lookup: looking up in pieces of rows and then trading pieces
+    # of width for rows is what the partitioner can only do by copying everything everywhere.
+    table_VD = sharding.constrain(params["embed"].astype(dtype), "vocab", None)
+    x_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode="clip")
     return sharding.constrain(x_BTD, "batch", None, None)
 
 
