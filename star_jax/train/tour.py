@@ -25,7 +25,7 @@ from star_jax.models import attention, layout, qwen3, sharding
 SENTENCE = 'user: Is it raining in Oslo? call: {"name": "weather", "arguments": {"city": "Oslo"}}\n'
 PROMPT = "user: Is it raining in Oslo? call:"
 ROWS = 16
-STEPS = 60
+STEPS = 80
 CONFIG = models.Qwen3Config(
     vocab_size=256,  # one entry a byte
     hidden_size=128,
