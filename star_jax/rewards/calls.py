@@ -17,57 +17,58 @@ from star_jax.rewards.matching import Callish
 from star_jax.rewards.text import text_similarity
 
 Tool = Mapping[str, Any]
-Signatures = dict[str, Collection[str]]
+Signatures = dict[str, dict[str, Any]]
 
 # A number as JSON writes it: "007" and "+5" are texts. Exponents are short so that Decimal is sure.
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 
 
 def signatures(tools: Sequence[Tool] | None) -> Signatures:
-    """The argument names that each tool knows; ValueError where a tool is malformed."""
-    return dict(_signature(number, tool) for number, tool in enumerate(tools or ()))
+    """Tool name → its `parameters`; ValueError where a tool is malformed."""
+    return dict([_signature(number, tool) for number, tool in enumerate(tools or ())])
 
 
-def _signature(number: int, tool: Tool) -> tuple[str, Collection[str]]:
-    if not isinstance(tool, Mapping):
+def _signature(number: int, tool: Tool) -> tuple[str, dict[str, Any]]:
+    if not isinstance(tool, dict):
         raise ValueError(f"tools[{number}] is {type(tool).__name__}; a tool is an object")
     inner = tool.get("function", tool)
-    name = inner.get("name") if isinstance(inner, Mapping) else None
+    name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str):
         raise ValueError(
             f'tools[{number}]: no name; write {{"name": ..., "parameters": {{...}}}}, '
             'bare or under "function"'
         )
     parameters = inner.get("parameters") or {}
-    if not isinstance(parameters, Mapping):
+    if not isinstance(parameters, dict):
         raise ValueError(
             f"tools[{number}] ({name}): parameters is {type(parameters).__name__}; "
             "write a JSON schema with properties, or an object of argument names"
         )
-    return name, argument_names(parameters)
+    return name, parameters
 
 
-def argument_names(parameters: Mapping[str, Any]) -> Collection[str]:
+def argument_names(parameters: dict[str, Any]) -> Collection[str]:
     """The names in a JSON schema's `properties`, or in xLAM's flat form {name: {...}}.
 
     A schema without properties takes no arguments: its own keywords are not names.
     """
     properties = parameters.get("properties")
-    if isinstance(properties, Mapping) and (
-        "type" in parameters or all(isinstance(value, Mapping) for value in properties.values())
-    ):
+    if isinstance(properties, dict) and ("type" in parameters or _are_schemas(properties)):
         return properties.keys()
-    if all(isinstance(value, Mapping) for value in parameters.values()):
-        return parameters.keys()
-    return ()
+    return parameters.keys() if _are_schemas(parameters) else ()
+
+
+def _are_schemas(values: dict[str, Any]) -> bool:
+    return all([isinstance(value, dict) for value in values.values()])
 
 
 def fault(calls: Sequence[Callish], known: Signatures) -> tuple[str, tuple[object, ...]] | None:
     """The first call that no tool can take: (`unknown_tool` | `unknown_argument`, facts)."""
     for number, call in enumerate(calls, 1):
-        names = known.get(call.name)
-        if names is None:
+        parameters = known.get(call.name)
+        if parameters is None:
             return "unknown_tool", (number, call.name, sorted(known))
+        names = argument_names(parameters)
         for argument in call.arguments:
             if argument not in names:
                 return "unknown_argument", (number, call.name, argument, sorted(names))
@@ -97,10 +98,12 @@ def value_similarity(predicted: Any, gold: Any) -> float:
 
 def same(left: Any, right: Any) -> bool:
     """Equality of JSON values: 1 is 1.0, True is not 1, key order is irrelevant. No recursion."""
+    if not isinstance(left, dict | list):
+        return _same_scalar(left, right)
     todo = [(left, right)]
     while todo:
         one, other = todo.pop()
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if isinstance(one, dict) and isinstance(other, dict):
             if one.keys() != other.keys():
                 return False
             todo += [(value, other[key]) for key, value in one.items()]

@@ -44,9 +44,7 @@ def simrl(
             )
 
 
-def _score(
-    generation: str, label: str, tools: Sequence[Tool] | None, matching: Matching
-) -> Reward:
+def _score(generation: str, label: str, tools: Sequence[Tool] | None, matching: Matching) -> Reward:
     gold = read_label(label)
     said, problem = read_generation(generation, tools)
     if problem:

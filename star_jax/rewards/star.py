@@ -43,14 +43,27 @@ def score(generation: str, label: str, tools: Sequence[Tool] | None) -> Reward:
     """The reference's reward for one sample."""
     gold = read_label(label)
     known = argument_names(tools)
+    predicted = _accepted(generation, known)
+    if isinstance(predicted, Reward):
+        return predicted
+    return _score_calls(predicted, gold) if gold.calls else _score_reply(predicted, gold)
+
+
+def format_problem(generation: str, tools: Sequence[Tool] | None) -> Reward | None:
+    """The reward of a generation that the reference finds malformed, whatever the label."""
+    predicted = _accepted(generation, argument_names(tools))
+    return predicted if isinstance(predicted, Reward) else None
+
+
+def _accepted(generation: str, known: dict[Any, Any]) -> Answer | Reward:
     try:
         predicted = read_generation(generation)
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         # :192, any exception while parsing. What can arise is what json.loads and indexing raise.
         return _invalid("unreadable", "−1: {0}", _said(error))
-    if not _is_known(predicted.calls, known):
-        return _invalid("unknown", "−1: a call names a tool or an argument that no schema has")
-    return _score_calls(predicted, gold) if gold.calls else _score_reply(predicted, gold)
+    if _is_known(predicted.calls, known):
+        return predicted
+    return _invalid("unknown", "−1: a call names a tool or an argument that no schema has")
 
 
 def between(text: str, start: str, end: str) -> list[str]:

@@ -23,7 +23,9 @@ IRREGULAR = {
     "outings": "outing",
     "cannings": "canning",
 }
-KEPT = frozenset("sky news inning outing canning howe proceed exceed succeed".split())
+KEPT = frozenset(
+    ("sky", "news", "inning", "outing", "canning", "howe", "proceed", "exceed", "succeed")
+)
 
 # (suffix, replacement), in the order in which they are tried; the first that fits decides.
 STEP_2 = (
@@ -58,8 +60,9 @@ STEP_3 = (
     ("ful", ""),
     ("ness", ""),
 )
-STEP_4 = tuple(
-    "al ance ence er ic able ible ant ement ment ent ion ou ism ate iti ous ive ize".split()
+STEP_4 = (
+    *("al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent"),
+    *("ion", "ou", "ism", "ate", "iti", "ous", "ive", "ize"),
 )
 VOWELS = frozenset("aeiou")
 
