@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ class Completion:
     """What a generation says, and the first fault found in it.
 
     `think` is None where no reasoning could be told apart. The other fields hold what could be
-    read even when `error` is set.
+    read even when `error` is set: the strict reader stops at a call that it cannot read.
     """
 
     think: str | None
@@ -69,12 +69,13 @@ class Completion:
 
 
 def parse(text: str, mode: Mode = "strict") -> Completion:
-    """Read a generation, with or without its opening <think> (the prompt may hold it).
+    """Read a generation.
 
     "strict" asks for one <think>...</think> before everything else, then either a reply or calls,
-    each one JSON object with name and arguments between its tags. Tokens that end a turn are no
-    part of the reply. The fault reported last is text_beside_call: everything else is in order
-    then. "compat" accepts what STAR's simrl.py accepts and keeps those tokens.
+    each one JSON object with name and arguments between its tags. The opening <think> may be
+    missing: some prompts end in it. Tokens that end a turn are no part of the reply. The fault
+    reported last is text_beside_call: everything else is in order then. "compat" accepts what
+    STAR's simrl.py accepts: the text has to hold its opening <think>, and keeps those tokens.
 
     Where the prompt holds a closed, empty block (enable_thinking=False), pass the block along with
     the generation, or the completion has no_think.
@@ -136,21 +137,19 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _read_answer(text: str, start: int) -> tuple[tuple[Call, ...], str, Problem | None]:
-    """The calls, the text around them, and what is wrong with either."""
+    """The calls and the text around them, up to the first call that cannot be read."""
     calls: list[Call] = []
     around: list[str] = []
     problem: Problem | None = None
     while tag := _TAG.search(text, start):
         around.append(text[start : tag.start()])
-        found: Call | Problem
-        if tag[0] == CALL:
-            found, start = _read_call(text, tag.start(), tag.end())
-        else:
-            found, start = _stray(text, tag[0], tag.start()), tag.end()
-        if isinstance(found, Call):
-            calls.append(found)
-        else:
-            problem = problem or found
+        if tag[0] != CALL:
+            problem, start = problem or _stray(text, tag[0], tag.start()), tag.end()
+            continue
+        found, start = _read_call(text, tag.start(), tag.end())
+        if isinstance(found, Problem):
+            return tuple(calls), "".join(around).strip(), problem or found
+        calls.append(found)
     around.append(text[start:])
     reply = "".join(around).strip()
     if reply and calls and problem is None:
@@ -167,29 +166,26 @@ def _stray(text: str, tag: str, position: int) -> Problem:
 
 
 def _read_call(text: str, opening: int, inside: int) -> tuple[Call | Problem, int]:
-    """The call that opens at `opening`, or what is wrong with it, and where to read on.
+    """The call that opens at `opening`, or what is wrong with it; where it ends.
 
     The JSON is decoded before its closing tag is looked for: a string in it may spell that tag.
     """
     begin = _space_end(text, inside)
     value, end, why = _decode(text, begin)
-    if why is None and text.startswith(CALL_END, after := _space_end(text, end)):
-        after += len(CALL_END)
+    end = _space_end(text, end)
+    if why is None and text.startswith(CALL_END, end):
+        end += len(CALL_END)
         match value:
             case {"name": str(name), "arguments": dict(arguments)}:
-                return Call(name, arguments), after
-        return _fault(value, f"The call at {_at(text, opening)}"), after
-    following = text.find(CALL, end)
-    limit = len(text) if following < 0 else following
-    closing = text.find(CALL_END, end, limit)
-    if closing < 0:
+                return Call(name, arguments), end
+        return _fault(value, f"The call at {_at(text, opening)}"), end
+    closing, following = text.find(CALL_END, end), text.find(CALL, end)
+    if closing < 0 or 0 <= following < closing:
         detail = f"The {CALL} at {_at(text, opening)} is never closed."
-        return Problem("unclosed_call", detail), limit
-    if why is None:
-        end = _space_end(text, end)
-        why = f"More text follows the JSON object at {_at(text, end)}"
+        return Problem("unclosed_call", detail), end
+    why = why or f"More text follows the JSON object at {_at(text, end)}"
     detail = f"The call at {_at(text, opening)} is not one JSON object: {why}."
-    return Problem("bad_json", detail), closing + len(CALL_END)
+    return Problem("bad_json", detail), end
 
 
 def _space_end(text: str, position: int) -> int:
@@ -228,16 +224,20 @@ def _is_too_deep(text: str, begin: int, end: int, value: object) -> bool:
     if brackets <= MAX_DEPTH:  # nearly always, and far cheaper than a walk
         return False
     level, depth = [value], 0
-    while level := [child for parent in level for child in _children(parent)]:
+    while level:
         depth += 1
+        level = [child for parent in level for child in _containers(parent)]
     return depth > MAX_DEPTH
 
 
-def _children(value: object) -> Iterator[object]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+def _containers(value: object) -> list[object]:
+    children: Iterable[object] = ()
+    match value:
+        case dict():
+            children = value.values()
+        case list():
+            children = value
+    return [child for child in children if isinstance(child, dict | list)]
 
 
 def _fault(value: object, where: str) -> Problem:
@@ -271,9 +271,7 @@ def _kind(value: object) -> str:
 
 
 def _parse_compat(text: str) -> Completion:
-    """simrl.py's parse_generation, whose prompt ends in <think> and whose text has no end."""
-    if not text.startswith(THINK):
-        text = THINK + text
+    """simrl.py's parse_generation, which asks for the opening <think> as well."""
     text = text.split(ASSISTANT)[-1]  # it looks for the generation behind the last of these
     thinks = list(_between(text, THINK, THINK_END))
     think, problem = thinks[0].strip() if thinks else None, None
