@@ -25,26 +25,18 @@ NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 
 def signatures(tools: Sequence[Tool] | None) -> Signatures:
     """Tool name → its `parameters`; ValueError where a tool is malformed."""
-    return dict([_signature(number, tool) for number, tool in enumerate(tools or ())])
-
-
-def _signature(number: int, tool: Tool) -> tuple[str, dict[str, Any]]:
-    if not isinstance(tool, dict):
-        raise ValueError(f"tools[{number}] is {type(tool).__name__}; a tool is an object")
-    inner = tool.get("function", tool)
-    name = inner.get("name") if isinstance(inner, dict) else None
-    if not isinstance(name, str):
-        raise ValueError(
-            f'tools[{number}]: no name; write {{"name": ..., "parameters": {{...}}}}, '
-            'bare or under "function"'
-        )
-    parameters = inner.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise ValueError(
-            f"tools[{number}] ({name}): parameters is {type(parameters).__name__}; "
-            "write a JSON schema with properties, or an object of argument names"
-        )
-    return name, parameters
+    known: Signatures = {}
+    for number, tool in enumerate(tools or ()):
+        inner = tool.get("function", tool) if isinstance(tool, dict) else None
+        name = inner.get("name") if isinstance(inner, dict) else None
+        parameters = inner.get("parameters") or {} if isinstance(inner, dict) else None
+        if not isinstance(name, str) or not isinstance(parameters, dict):
+            raise ValueError(
+                f"tools[{number}] is {str(tool)[:80]}; a tool is an object with a name and an "
+                'object of parameters (a JSON schema, or argument names), bare or under "function"'
+            )
+        known[name] = parameters
+    return known
 
 
 def argument_names(parameters: dict[str, Any]) -> Collection[str]:

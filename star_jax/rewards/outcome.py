@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -62,7 +62,7 @@ def run_in_time(function: Callable[..., Any], job: Job, timeout_s: float | None)
 
 
 @contextmanager
-def _alarm(seconds: float | None) -> Iterator[None]:
+def _alarm(seconds: float | None) -> Generator[None]:
     if seconds is None:
         yield
         return

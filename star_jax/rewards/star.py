@@ -152,6 +152,8 @@ def _is_known(calls: Sequence[Call], known: dict[Any, Any]) -> bool:
 
 
 def _score_reply(predicted: Answer, gold: Answer) -> Reward:
+    if predicted.reply is None:
+        return Reward(0.0, 1.0, 0.0, "needless_call", "0: the label is a reply, not a call")
     if not predicted.reply:
         return Reward(0.0, 1.0, 0.0, "no_reply", "0: the label is a reply, and there is none")
     if gold.reply is None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from star_jax import chat
 from star_jax.rewards.calls import Tool
+from star_jax.rewards.path import load
 from star_jax.rewards.reading import read_generation
 from star_jax.rewards.reward import Reward
 from star_jax.rewards.waiting import finish
@@ -44,16 +45,17 @@ def swirl(
     tools: Sequence[Tool] | None,
     compat: None = None,
     *,
-    judge: Judge,
+    judge: Judge | str,
 ) -> Reward | None:
-    """Score one sample by what the judge, a function or a coroutine function, says of its steps.
+    """Score one sample by what the judge says of its steps.
 
-    `label` is unread: it stands here so that every reward is called alike.
+    `judge` is a function, a coroutine function, or the dotted path of either. `label` is unread:
+    it stands here so that every reward is called alike.
     """
     steps = _steps(generation, tools, compat)
     if isinstance(steps, Reward):
         return steps
-    opinions = [judge(step) for step in steps]
+    opinions = _ask(judge, steps)
     if any(inspect.isawaitable(opinion) for opinion in opinions):
         return _mean(finish(_gather(opinions)))
     return _mean(opinions)
@@ -65,11 +67,18 @@ async def swirl_async(
     tools: Sequence[Tool] | None,
     compat: None = None,
     *,
-    judge: Judge,
+    judge: Judge | str,
 ) -> Reward | None:
     """`swirl` inside a running event loop: the judge's answers are awaited together."""
     steps = _steps(generation, tools, compat)
-    return steps if isinstance(steps, Reward) else _mean(await _gather([judge(s) for s in steps]))
+    if isinstance(steps, Reward):
+        return steps
+    return _mean(await _gather(_ask(judge, steps)))
+
+
+def _ask(judge: Judge | str, steps: Sequence[Step]) -> list[Any]:
+    function = load(judge) if isinstance(judge, str) else judge
+    return [function(step) for step in steps]
 
 
 def _steps(generation: str, tools: Sequence[Tool] | None, compat: None) -> list[Step] | Reward:
