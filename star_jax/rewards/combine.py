@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,10 @@ def _column(
     if inspect.iscoroutinefunction(function):  # waits for others, so it stays in this process
         return finish(_gather(function, jobs, timeout_s))
     if pool is None:
+        if timeout_s is not None and threading.current_thread() is not threading.main_thread():
+            raise ValueError(
+                "a time limit needs a signal, which only a main thread receives: pass a Pool"
+            )
         return [run_in_time(function, job, timeout_s) for job in jobs]
     if not isinstance(term.reward, str):
         raise ValueError(f"reward {term.name}: a pool needs its dotted path, not the function")

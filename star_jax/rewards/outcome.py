@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ def overrun(timeout_s: float | None) -> str:
 
 
 def run_in_time(function: Callable[..., Any], job: Job, timeout_s: float | None) -> Outcome:
-    """Make one call. With a time limit it has to be on the main thread, for the signal."""
+    """Make one call; with a time limit, on the main thread: only it receives the signal."""
     arguments, keywords = job
     try:
         with _alarm(timeout_s):
@@ -66,10 +65,6 @@ def _alarm(seconds: float | None) -> Generator[None]:
     if seconds is None:
         yield
         return
-    if threading.current_thread() is not threading.main_thread():
-        raise ValueError(
-            "a time limit needs a signal, which only a main thread receives: pass pool=Pool(...)"
-        )
     before = signal.signal(signal.SIGALRM, _stop)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -57,8 +57,12 @@ class _Worker:
 
     def wind(self, timeout_s: float | None) -> None:
         """Start the clock of the next call."""
-        if timeout_s is not None:
-            self.deadline = time.monotonic() + timeout_s + GRACE_S
+        now = time.monotonic()
+        self.deadline = float("inf") if timeout_s is None else now + timeout_s + GRACE_S
+
+    def is_overdue(self) -> bool:
+        """Whether its time is up and no answer lies in the pipe."""
+        return time.monotonic() > self.deadline and not self.connection.poll()
 
     def stop(self) -> int:
         """End the process; return its exit code."""
@@ -124,7 +128,7 @@ class Pool:
         for connection in wait(list(busy), patience):
             self._receive(busy[connection], batch)
         for worker in busy.values():
-            if worker.open and worker in self._workers and worker.deadline < time.monotonic():
+            if worker in self._workers and worker.open and worker.is_overdue():
                 self._replace(worker, batch, overrun(batch.timeout_s))
 
     def _receive(self, worker: _Worker, batch: _Batch) -> None:
