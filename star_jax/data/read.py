@@ -99,7 +99,9 @@ def tolerate(
         count += 1
         if count > skip_bad:
             allowance = f"{count} bad row{'s' * (count > 1)}, {skip_bad} allowed"
-            raise ValueError(f"{item}\n{allowance}: mend the file, or allow more (skip_bad)")
+            raise ValueError(
+                f"{item}\n{allowance}: mend the file, or allow more (--skip-bad N, skip_bad=N)"
+            )
         report(item)
     if count and on_bad is None:
         logger.warning("%d of %d rows were bad and left out", count, good + count)
