@@ -93,7 +93,8 @@ def test_a_null_that_parquet_may_have_made_is_refused(tmp_path: Path) -> None:
     def faults(*rows: dict[str, Any]) -> list[str]:
         parquet.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "rows.parquet")
         items = list(scan(tmp_path / "rows.parquet"))
-        return [fault.field for item in items if isinstance(item, Bad) for fault in item.faults]
+        faults = [fault for item in items if isinstance(item, Bad) for fault in item.faults]
+        return [f"{fault.field}: {fault.what}"[:60] for fault in faults]
 
     user, arguments = {"role": "user", "content": "?"}, [{"a": 1}, {"b": 2}]
     calls = [
@@ -105,15 +106,19 @@ def test_a_null_that_parquet_may_have_made_is_refused(tmp_path: Path) -> None:
     ]
     assert faults({"messages": calls[0]}) == []
     assert faults({"messages": calls[0]}, {"messages": calls[1]}) == [
-        "messages[1].tool_calls[0].arguments.b",
-        "messages[1].tool_calls[0].arguments.a",
+        "messages[1].tool_calls[0].arguments.b: is null, perhaps beca",
+        "messages[1].tool_calls[0].arguments.a: is null, perhaps beca",
     ]
     tools = [{"name": "f", "parameters": {"a": {"type": "int"}}}, {"name": "g", "parameters": {}}]
-    assert faults({"messages": [user], "tools": tools}) == ["tools[1].parameters.a"]
-    assert faults({"messages": [user], "tools": [{"name": "f", "n": float("nan")}]}) == [
-        "tools[0].n"
+    assert faults({"messages": [user], "tools": tools}) == [
+        "tools[1].parameters.a: is null, perhaps because other rows h"
     ]
-    assert faults({"messages": [user], "tools": [{"name": "f", "n": b"x"}]}) == ["tools[0].n"]
+    assert faults({"messages": [user], "tools": [{"name": "f", "n": float("nan")}]}) == [
+        "tools[0].n: is nan, which JSON has not"
+    ]
+    assert faults({"messages": [user], "tools": [{"name": "f", "n": b"x"}]}) == [
+        "tools[0].n: is b'x', which JSON has not"
+    ]
 
 
 def test_a_null_in_a_message_is_no_field(write: Write) -> None:
@@ -134,6 +139,10 @@ def test_a_row_without_id_gets_one_from_its_content(write: Write) -> None:
     assert isinstance(first.id, str)
     assert first.id.startswith("row-")
     assert (second.id, third.id) == (7, first.id)
+    (turned,) = read(write({name: bare[name] for name in reversed(bare)}))
+    tool = {name: TOOL[name] for name in reversed(TOOL)}
+    (keys_turned,) = read(write(bare | {"tools": [tool]}))
+    assert turned.id == keys_turned.id == first.id
     (other,) = read(write(bare | {"tools": []}))
     assert other.id != first.id
 

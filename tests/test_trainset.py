@@ -126,6 +126,12 @@ def test_star_targets(convert: Convert) -> None:
     reply = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\n12 °C"}
     (example,) = convert(ROW | {"messages": [QUESTION, reply]}, options=star)
     assert example["targets"] == "</think>12 °C<|im_end|>\n"
+    reply["reasoning_content"] = "Ha."  # the template leaves the content alone then
+    (example,) = convert(ROW | {"messages": [QUESTION, reply]}, options=star)
+    assert example["targets"] == "\nHm.\n</think>\n\n12 °C<|im_end|>\n"
+    cut = {"role": "assistant", "content": "<think>Hm"}
+    (example,) = convert(ROW | {"messages": [QUESTION, cut]}, options=star)
+    assert example["targets"] == "</think>Hm<|im_end|>\n"
 
 
 # --- Rows that cannot be converted ----------------------------------------------------------------
@@ -215,6 +221,7 @@ def test_gzip_is_written_the_same_every_time(write: Write, tmp_path: Path) -> No
         assert main(["trainset", str(path), str(tmp_path / name)]) == 0
     packed = (tmp_path / "a.jsonl.gz").read_bytes()
     assert packed == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert packed[4:8] == bytes(4)  # no time
     assert gzip.decompress(packed) == (tmp_path / "plain.jsonl").read_bytes()
 
 
@@ -266,7 +273,8 @@ def test_the_command_line(write: Write) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("1 conversations, 0 pairs, 1 with tools, 0 bad\n")
-    for wrong in ([], ["reed", "x"], ["read", "x", "--skip-bad", "-1"]):
+    path = str(write(ROW))
+    for wrong in ([], ["reed", path], ["read", path, "--skip-bad", "-1"]):
         done = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
