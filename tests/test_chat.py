@@ -80,9 +80,20 @@ def test_the_tokenizer_gives_the_recorded_ids(golden: list[dict[str, Any]], shar
 
 texts = st.one_of(
     st.sampled_from(
-        ["", "\n", "\n\nhi\n", "<think>\na\n</think>\n\nb", "</think>x", "a</think>b</think>\nc"]
+        [
+            "",
+            "\n",
+            "\n\nhi\n",
+            " \t a \n",
+            "<think>\na\n</think>\n\nb",
+            "</think>x",
+            "a</think>b</think>\nc",
+        ]
     ),
-    st.sampled_from(["<tool_response>\nx\n</tool_response>", "<b>&amp;'\"</b>", "{{ x }}{% if %}"]),
+    st.sampled_from(
+        ["<tool_response>\nx\n</tool_response>", "<tool_response>", "</tool_response>"]
+    ),
+    st.sampled_from(["<b>&amp;'\"</b>", "{{ x }}{% if %}"]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
 )
 names = st.text(st.characters(categories=["L", "Nd"], include_characters="_.-"), min_size=1)
@@ -149,12 +160,12 @@ def test_drawn_conversations_render_alike(
 def test_reasoning_is_kept_only_after_the_last_question() -> None:
     messages = [
         {"role": "user", "content": "One?"},
-        {"role": "assistant", "content": "1", "reasoning_content": "old"},
+        {"role": "assistant", "content": "<think>\nold\n</think>\n\n1"},
         {"role": "user", "content": "Two?"},
         {
             "role": "assistant",
             "content": None,
-            "reasoning_content": "\nnew\n",
+            "reasoning_content": "\n new\n",
             "tool_calls": [{"name": "two", "arguments": {}}, {"name": "deux", "arguments": "{}"}],
         },
         {"role": "tool", "content": "2"},
@@ -170,7 +181,7 @@ def test_reasoning_is_kept_only_after_the_last_question() -> None:
         turn("user", "One?")
         + turn("assistant", "1")
         + turn("user", "Two?")
-        + turn("assistant", f"<think>\nnew\n</think>\n\n{calls}")
+        + turn("assistant", f"<think>\n new\n</think>\n\n{calls}")
         + turn("user", responses)
         + turn("assistant", "<think>\nsum\n</think>\n\n2")
     )
@@ -268,6 +279,12 @@ def test_called_reads_every_spelling() -> None:
 
 
 # --- Other templates ------------------------------------------------------------------------------
+
+
+def test_a_template_may_be_laid_out_in_lines() -> None:
+    loop = "{% for message in messages %}\n  {% if true %}\n{{ message.content }}\n"
+    template = loop + "  {% endif %}\n{% endfor %}\n"
+    assert chat.render_with(template, [USER, USER]) == "Hi\nHi\n"
 
 
 def test_a_template_sees_what_it_is_given() -> None:

@@ -96,6 +96,8 @@ def test_well_formed_generations(text: str) -> None:
         (call('{"name": "f"}'), "missing_arguments", "has no arguments."),
         (call('{"name": "f", "arguments": []}'), "arguments_not_object", "are a list, not an"),
         (call('{"name": "f", "arguments": "{}"}'), "arguments_not_object", "are a string, not"),
+        (f"Hi <think>a</think>{OK[:-12]}", "text_before_think", "line 1, column 4."),
+        (f"<think>a</think>x</tool_call>{OK}", "stray_call_end", "column 18 closes no call."),
         (f"<think>a</think>Sure.{OK}", "text_beside_call", "beside the calls: 'Sure.'."),
         (f"<think>a</think>{OK}{OK} Done.", "text_beside_call", "beside the calls: 'Done.'."),
     ],
@@ -163,6 +165,14 @@ def call_text(name: str, arguments: dict[str, Any]) -> str:
 )
 def test_compat_accepts(text: str, think: str, calls: tuple[chat.Call, ...], reply: str) -> None:
     assert chat.parse(text, "compat") == chat.Completion(think, calls, reply, None)
+
+
+def test_compat_reads_on_beside_a_fault() -> None:
+    text = f"<think>a</think><think>b</think>{OK}<tool_call>{{]</tool_call>{OK}"
+    completion = chat.parse(text, "compat")
+    assert (completion.think, completion.calls) == ("a", (F, F))
+    assert completion.error is not None
+    assert completion.error.kind == "two_thinks"
 
 
 def test_compat_reads_infinity() -> None:

@@ -7,11 +7,21 @@ and raise a ValueError that names message, field and remedy; a malformed generat
 so `parse` is total and says in `Completion.error` what is wrong.
 """
 
-from star_jax.chat.completion import Call, Completion, Kind, Mode, Problem, parse
-from star_jax.chat.messages import Fault, Message, Tool, called, check
+from star_jax.chat.completion import (
+    MAX_DEPTH,
+    Call,
+    Completion,
+    Kind,
+    Mode,
+    Problem,
+    nesting,
+    parse,
+)
+from star_jax.chat.messages import Fault, Message, Tool, called, check, check_tools
 from star_jax.chat.template import render, render_with
 
 __all__ = [
+    "MAX_DEPTH",
     "Call",
     "Completion",
     "Fault",
@@ -22,6 +32,8 @@ __all__ = [
     "Tool",
     "called",
     "check",
+    "check_tools",
+    "nesting",
     "parse",
     "render",
     "render_with",

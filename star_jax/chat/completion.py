@@ -35,7 +35,7 @@ THINK, THINK_END = "<think>", "</think>"
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 TURN_END, TEXT_END = "<|im_end|>", "<|endoftext|>"
 ASSISTANT = "<|im_start|>assistant\n"
-MAX_DEPTH = 100  # no accepted call nests deeper, so what walks its arguments keeps enough stack
+MAX_DEPTH = 100  # nothing that is accepted nests deeper, so whoever walks it has enough stack
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,17 @@ _TOO_DEEP = f"It nests deeper than {MAX_DEPTH} levels"
 
 def _is_too_deep(text: str, begin: int, end: int, value: object) -> bool:
     brackets = text.count("{", begin, end) + text.count("[", begin, end)
-    if brackets <= MAX_DEPTH:  # nearly always, and far cheaper than a walk
-        return False
-    level, depth = [value], 0
+    # There are nearly always fewer, and counting them is far cheaper than the walk.
+    return brackets > MAX_DEPTH and nesting(value) > MAX_DEPTH
+
+
+def nesting(value: object) -> int:
+    """How many objects and lists of a JSON value stand in one another. Needs no stack."""
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level:
         depth += 1
         level = [child for parent in level for child in _containers(parent)]
-    return depth > MAX_DEPTH
+    return depth
 
 
 def _containers(value: object) -> list[object]:

@@ -36,6 +36,11 @@ def check(messages: object, tools: object = None) -> Iterator[Fault]:
         return
     for index, message in enumerate(messages):
         yield from _check_message(f"messages[{index}]", message)
+    yield from check_tools(tools)
+
+
+def check_tools(tools: object) -> Iterator[Fault]:
+    """Every reason why a list of tool schemas cannot be rendered; None is no tools."""
     if tools is None:
         return
     if not isinstance(tools, Sequence) or isinstance(tools, str):
