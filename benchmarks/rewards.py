@@ -40,6 +40,7 @@ CACHES = (
     text.unicode_reference,
     star.read_label,
     reading.read_label,
+    reading.parse,
 )
 SYLLABLES = [consonant + vowel for consonant in "bdgklmnprst" for vowel in "aeio"]
 ENDINGS = ("", "s", "ing", "ed", "ation", "ly", "ness", "er")

@@ -16,6 +16,10 @@ from typing import Any
 from star_jax.rewards.matching import Callish
 from star_jax.rewards.text import text_similarity
 
+# As tuples: a union made anew on each call of isinstance costs more than the test.
+NESTED = (dict, list)
+NUMBERS = (int, float)
+
 Tool = Mapping[str, Any]
 Signatures = dict[str, dict[str, Any]]
 
@@ -69,18 +73,16 @@ def fault(calls: Sequence[Callish], known: Signatures) -> tuple[str, tuple[objec
 
 def arguments_similarity(predicted: Mapping[str, Any], gold: Mapping[str, Any]) -> float:
     """Σ over common keys of the values' similarity / |all keys|; 1 where both are empty (eq. 8)."""
-    common = [key for key in predicted if key in gold]
-    union = len(predicted) + len(gold) - len(common)
-    if not union:
-        return 1.0
+    scores = [value_similarity(value, gold[key]) for key, value in predicted.items() if key in gold]
+    union = len(predicted) + len(gold) - len(scores)
     # fsum: the sum does not depend on the order of the keys.
-    return math.fsum([value_similarity(predicted[key], gold[key]) for key in common]) / union
+    return math.fsum(scores) / union if union else 1.0
 
 
 def value_similarity(predicted: Any, gold: Any) -> float:
     """How alike two JSON values are, in [0, 1]."""
     if not (isinstance(predicted, str) and isinstance(gold, str)):
-        return float(same(predicted, gold))
+        return 1.0 if same(predicted, gold) else 0.0
     if predicted == gold:
         return 1.0
     if NUMBER.fullmatch(predicted) and NUMBER.fullmatch(gold):
@@ -90,7 +92,7 @@ def value_similarity(predicted: Any, gold: Any) -> float:
 
 def same(left: Any, right: Any) -> bool:
     """Equality of JSON values: 1 is 1.0, True is not 1, key order is irrelevant. No recursion."""
-    if not isinstance(left, dict | list):
+    if not isinstance(left, NESTED):
         return _same_scalar(left, right)
     todo = [(left, right)]
     while todo:
@@ -111,6 +113,6 @@ def same(left: Any, right: Any) -> bool:
 def _same_scalar(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
-    if isinstance(one, int | float) and isinstance(other, int | float):
+    if isinstance(one, NUMBERS) and isinstance(other, NUMBERS):
         return one == other or (one != one and other != other)  # NaN, which json.loads lets in
     return type(one) is type(other) and one == other

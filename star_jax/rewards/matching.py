@@ -48,6 +48,11 @@ def greedy(
         candidates = free.get(call.name)
         if not candidates:
             continue
+        if len(candidates) == 1:
+            last = candidates.pop()
+            value = similarity(call.arguments, gold[last].arguments)
+            pairs.append(Pair(index, last, value))
+            continue
         best, best_at = -1.0, 0
         for at, candidate in enumerate(candidates):
             value = similarity(call.arguments, gold[candidate].arguments)

@@ -68,12 +68,18 @@ def read_generation(
     """What the model said, and the first of the five format rules that it breaks, if any."""
     known = signatures(tools)
     text = spoken(generation)
-    said = chat.parse(text)
+    said = parse(text)
     if said.error and said.error.kind not in ALLOWED:
         return said, Problem(said.error.kind, "−1: {0}", (said.error.detail,))
     if not text.lstrip().startswith("<think>"):
         return said, UNOPENED
     return said, schema_problem(said.calls, known)
+
+
+@lru_cache(maxsize=1 << 12)
+def parse(text: str) -> chat.Completion:
+    """chat.parse: groups repeat themselves, and several rewards read the same generation."""
+    return chat.parse(text)
 
 
 def schema_problem(calls: Sequence[chat.Call], known: dict) -> Problem | None:

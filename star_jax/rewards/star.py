@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from star_jax.rewards.calls import Tool
+from star_jax.rewards.calls import NESTED, NUMBERS, Tool
 from star_jax.rewards.matching import calls_reward, greedy
 from star_jax.rewards.reward import Reward
 from star_jax.rewards.text import star_similarity
@@ -143,10 +143,14 @@ def argument_names(tools: Sequence[Tool] | None) -> dict[Any, Any]:
 def _is_known(calls: Sequence[Call], known: dict[Any, Any]) -> bool:
     """:90 with its callers: an exception here is an invalid call too (:208)."""
     try:
-        return all(
-            call.name in known and all(key in known[call.name] for key in call.arguments)
-            for call in calls
-        )
+        for call in calls:
+            if call.name not in known:
+                return False
+            names = known[call.name]
+            for key in call.arguments:
+                if key not in names:
+                    return False
+        return True
     except TypeError:  # a name that cannot be a key, arguments that are null or a number
         return False
 
@@ -165,7 +169,7 @@ def _score_reply(predicted: Answer, gold: Answer) -> Reward:
 def _score_calls(predicted: Answer, gold: Answer) -> Reward:
     if not predicted.calls:
         return Reward(0.0, 1.0, 0.0, "no_call", "0: the label has calls, and there is none")
-    if any(isinstance(call.name, dict | list) for call in gold.calls):
+    if any([isinstance(call.name, NESTED) for call in gold.calls]):
         raise ValueError("label has a call whose name is no text; write the tool's name")
     try:
         pairs = greedy(predicted.calls, gold.calls, arguments_similarity)
@@ -200,7 +204,7 @@ def value_similarity(predicted: Any, gold: Any) -> float:
     """:127: texts by ROUGE-L, numbers and booleans by ==, all else by equal str()."""
     if isinstance(predicted, str) and isinstance(gold, str):
         return star_similarity(predicted, gold)
-    if isinstance(predicted, int | float) and isinstance(gold, int | float):
+    if isinstance(predicted, NUMBERS) and isinstance(gold, NUMBERS):
         return float(predicted == gold)
     return float(str(predicted) == str(gold))
 

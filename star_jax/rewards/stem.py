@@ -65,6 +65,11 @@ STEP_4 = (
     *("ion", "ou", "ism", "ate", "iti", "ous", "ive", "ize"),
 )
 VOWELS = frozenset("aeiou")
+LETTERS = str.maketrans({chr(code): "c" for code in range(128)} | dict.fromkeys(VOWELS, "v"))
+
+# Most words end in none of a step's suffixes: one look at all of them says so.
+ENDS_2 = tuple(suffix for suffix, _ in STEP_2)
+ENDS_3 = tuple(suffix for suffix, _ in STEP_3)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -78,12 +83,15 @@ def stem(word: str) -> str:
     if word.endswith("y") and len(word) > 2 and _shape(word)[-2] == "c":
         word = word[:-1] + "i"
     word = _long_suffix(word)
-    word = _replace(word, STEP_3)
+    if word.endswith(ENDS_3):
+        word = _replace(word, STEP_3)
     word = _bare_suffix(word)
     return _final_letters(word)
 
 
 def _shape(word: str) -> str:
+    if "y" not in word:
+        return word.translate(LETTERS)
     shape: list[str] = []
     for letter in word:
         after_consonant = bool(shape) and shape[-1] == "c"
@@ -136,7 +144,7 @@ def _long_suffix(word: str) -> str:  # step 2
         return _long_suffix(word[:-2])
     if word.endswith("logi"):
         return word[:-1] if _measure(word[:-3]) > 0 else word
-    return _replace(word, STEP_2)
+    return _replace(word, STEP_2) if word.endswith(ENDS_2) else word
 
 
 def _replace(word: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -149,6 +157,8 @@ def _replace(word: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _bare_suffix(word: str) -> str:  # step 4
+    if not word.endswith(STEP_4):
+        return word
     for suffix in STEP_4:
         if word.endswith(suffix):
             head = word[: -len(suffix)]
