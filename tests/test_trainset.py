@@ -288,6 +288,14 @@ def test_output_that_nobody_reads_is_no_error(write: Write) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_rewards_are_commands_of_data(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    label = f"</think>{CALL}"
+    path = write({"id": "r", "generation": f"<think>{label}", "label": label, "tools": [TOOL]})
+    assert main(["rewards", "explain", str(path), "--row", "r"]) == 0
+    assert "weather" in capsys.readouterr().out
+    assert main(["rewards", "explain", str(path), "--row", "s"]) == 2
+
+
 # --- The template of a model folder ---------------------------------------------------------------
 
 
