@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -288,6 +289,14 @@ def test_output_that_nobody_reads_is_no_error(write: Write) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_rewards_are_commands_of_data(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    label = f"</think>{CALL}"
+    path = write({"id": "r", "generation": f"<think>{label}", "label": label, "tools": [TOOL]})
+    assert main(["rewards", "explain", str(path), "--row", "r"]) == 0
+    assert "weather" in capsys.readouterr().out
+    assert main(["rewards", "explain", str(path), "--row", "s"]) == 2
+
+
 # --- The template of a model folder ---------------------------------------------------------------
 
 
@@ -338,3 +347,22 @@ def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path, config: str, error
         template.load(tmp_path)
     with pytest.raises(ValueError, match="there is no such folder"):
         template.load(tmp_path / "none")
+
+
+# --- The page that users read ---------------------------------------------------------------------
+
+
+def test_the_page_shows_what_the_commands_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (rows,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    Path("weather.jsonl").write_text(rows)
+    shown = "".join(re.findall(r"```console\n(.*?)```", page, re.DOTALL))
+    commands = re.split(r"^\$ python -m star_jax.data (.*\n)", shown, flags=re.MULTILINE)[1:]
+    assert len(commands) == 8
+    for command, output in zip(commands[::2], commands[1::2], strict=True):
+        main(command.split())
+        printed = capsys.readouterr()
+        assert printed.err + printed.out == output

@@ -1,4 +1,4 @@
-"""`python -m star_jax.data`: what is in a file of rows, and a training set made of it."""
+"""What is in a file of rows, a training set made of it, and the scores of completions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from star_jax.data.read import Bad, Conversation, scan, tolerate
 
 def main(argv: list[str] | None = None) -> int:
     """0: done. 1: `read` found bad rows. 2: the request cannot be met; one sentence says why."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
     try:
+        if given[:1] == ["rewards"]:
+            from star_jax.rewards import cli  # the other commands need none of it
+
+            return cli.main(given[1:])
+        arguments = _parser().parse_args(given)
         return arguments.run(arguments)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_read(commands)
     _add_trainset(commands)
+    commands.add_parser("rewards", help="explain, replay and compare scores of stored completions")
     return parser
 
 
