@@ -4,11 +4,12 @@
 
 Two workloads of 1,024 samples in groups of eight, which share prompt, tools and label: replies of
 a few dozen words, and one to three calls with texts, numbers and booleans as arguments. Cold means
-empty caches, warm the second and later passes over the same samples; a training run lies between,
-since labels and most words come again and generations do not: "new" scores generations never seen
-with labels that were. FOLDER holds the reference's simrl.py with what it imports importable. Ours
-and the reference's alternate, and the fastest of the rounds counts. The numbers of both are
-compared first.
+empty caches, warm the same samples again. A training run lies between, since labels and most words
+come again and generations do not: "new" scores generations never seen, no two alike, with labels
+that were. Cold and warm groups may hold a generation twice, as groups do.
+
+FOLDER holds the reference's simrl.py, and what that imports can be imported. The numbers of both
+are compared first; then ours and the reference's alternate, and the fastest of the rounds counts.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def generations_unseen(make: Callable[[random.Random], list[Case]], number: int)
 
 def reworded(generation: str, rng: random.Random) -> str:
     """A generation that was never seen, of the same shape."""
-    words = generation.split(" ")
+    words = generation.replace("ok", f"{word(rng)} {rng.random()}", 1).split(" ")
     return " ".join(word(rng) if item.isalpha() and rng.random() < 0.2 else item for item in words)
 
 

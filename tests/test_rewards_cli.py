@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from star_jax.rewards.cli import main
 from star_jax.rewards.explain import explain
 
+PAGE = Path(__file__).parents[1] / "docs/rewards.md"
 TOOL: dict[str, Any] = {
     "name": "f",
     "parameters": {"type": "object", "properties": {"a": {}, "b": {}, "c": {}}},
@@ -63,6 +65,17 @@ def test_explain_shows_the_matrix_and_every_argument(file: str, capsys: Any) -> 
     assert "    p2  1.0000*   f" in capsys.readouterr().out.splitlines()
     assert main(["explain", file, "--row", "other", "--compat", "star"]) == 0
     assert "  0.0000  b: missing, the label has true" in capsys.readouterr().out.splitlines()
+
+
+def test_explain_compares_calls_of_one_name_only() -> None:
+    tools = [TOOL, {**TOOL, "name": "g"}]
+    generation = "<think></think>" + spelled("f", {"a": 1}) + spelled("g", {"a": 1})
+    label = "</think>" + spelled("g", {"a": 1}) + spelled("f", {"a": 2})
+    modes: tuple[Any, ...] = (None, "star")
+    for compat in modes:
+        taken = explain(generation, label, tools, compat)
+        assert taken.matrix == ((None, 0.0), (1.0, None))
+        assert [(pair.predicted, pair.gold) for pair, _ in taken.pairs] == [(0, 1), (1, 0)]
 
 
 def test_explain_shows_the_words_of_a_reply(file: str, capsys: Any) -> None:
@@ -139,6 +152,23 @@ def test_compare_says_how_many_and_why(file: str, capsys: Any) -> None:
     assert "| number against text in an argument | 1 | 1 | 0 | -1.0000 |" in said
     assert "| end-of-turn tokens are no words; words beyond ASCII | 1 | 1 | 0 | -0.5000 |" in said
     assert "the reference says needless_call, the default unclosed_call" in said
+
+
+def test_the_page_reports_what_compare_prints(shared: Path, capsys: Any) -> None:
+    page = PAGE.read_text()
+    assert main(["compare", str(shared / "golden/rewards.jsonl")]) == 0
+    head, _, *table = capsys.readouterr().out.splitlines()
+    count, rows = re.findall(r"\d+", head)
+    assert f"Of {int(rows):,} generations" in page
+    assert f"{count} score differently by default" in page
+    assert "\n".join(table) in page
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text())) - {"test_rewards_simrl.py"}
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_rewards_*.py"))
+    assert len(named) > 20
+    assert {name for name in named if f"def {name}(" not in sources} == set()
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,12 @@ def test_a_pool_survives_what_its_workers_do_not(pool: Pool, function: str, reas
     assert None not in again.totals
 
 
+def test_what_a_dead_worker_had_left_is_still_computed(pool: Pool) -> None:
+    samples = [SAMPLES[0]] * 5 + [SAMPLES[1]] + [SAMPLES[0]] * 40 + [SAMPLES[1]] + [SAMPLES[0]] * 33
+    scores = rewards.score(samples, [Term(reward="their_rewards.deadly")], pool=pool)
+    assert [number for number, total in enumerate(scores.totals) if total is None] == [5, 46]
+
+
 def test_a_value_that_cannot_travel_costs_its_sample(pool: Pool, capfd: Any) -> None:
     scores = rewards.score(SAMPLES[:2], [Term(reward="their_rewards.local")], pool=pool)
     assert scores.totals == (None, None)

@@ -353,6 +353,17 @@ def test_the_order_of_keys_is_irrelevant(one: Any, other: Any, rng: Any) -> None
     assert arguments_similarity(other, shuffled) == arguments_similarity(other, one)
 
 
+def test_sums_do_not_depend_on_the_order_of_keys() -> None:
+    scored = {"a": ("x", "x y z v w u t s q"), "b": ("x", "x y z v w"), "c": ("x", "x y z v")}
+    scored |= {"d": ("x y z", "x y z v")}
+    gold = {key: right for key, (_, right) in scored.items()}
+    parts = {key: value_similarity(*pair) for key, pair in scored.items()}
+    orders = list(itertools.permutations(scored))
+    assert len({sum(parts[key] for key in order) for order in orders}) > 1
+    said = [{key: scored[key][0] for key in order} for order in orders]
+    assert len({arguments_similarity(predicted, gold) for predicted in said}) == 1
+
+
 @settings(max_examples=200, deadline=None)
 @given(objects, objects)
 def test_similarity_is_symmetric_and_in_range(one: Any, other: Any) -> None:

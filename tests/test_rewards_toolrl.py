@@ -117,6 +117,14 @@ def test_the_free_layout(generation: str, label: str, expected: float) -> None:
     assert parts(generation, label)[1] == expected
 
 
+def test_a_prediction_stands_for_one_gold_call_only() -> None:
+    one = line("f", {"a": 1})
+    # J(names) 1/2, then one pair of 1 + 1, of 1 + 2 + 2
+    for compat in (None, "toolrl"):
+        assert parts(answer(one), answer(one, one), compat)[2] == 6 * 2.5 / 5 - 3
+        assert parts(answer(one, one), answer(one), compat)[2] == 6 * 2.5 / 3 - 3
+
+
 def test_true_is_one_only_for_the_original() -> None:
     generation = answer(line("f", {"a": True, "b": "x y"}))
     assert parts(generation, LABEL, "toolrl") == [4.0, 1.0, 3.0]

@@ -71,9 +71,9 @@ def read_generation(
     said = parse(text)
     if said.error and said.error.kind not in ALLOWED:
         return said, Problem(said.error.kind, "−1: {0}", (said.error.detail,))
-    if not text.lstrip().startswith("<think>"):
+    if not text.startswith("<think>") and not text.lstrip().startswith("<think>"):
         return said, UNOPENED
-    return said, schema_problem(said.calls, known)
+    return said, schema_problem(said.calls, known) if said.calls else None
 
 
 @lru_cache(maxsize=1 << 12)

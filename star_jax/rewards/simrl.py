@@ -30,12 +30,12 @@ def simrl(
     matching: Matching = "greedy",
 ) -> Reward:
     """Score one sample; `compat="star"` gives the reference's number to the last bit."""
-    match compat, matching:
-        case None, "greedy" | "optimal":
+    match compat:
+        case None if matching in ("greedy", "optimal"):
             return _score(generation, label, tools, matching)
-        case "star", "greedy":
+        case "star" if matching == "greedy":
             return star.score(generation, label, tools)
-        case "star", _:
+        case "star":
             raise ValueError('compat="star" pairs calls greedily; leave matching="greedy"')
         case _:
             raise ValueError(

@@ -59,7 +59,7 @@ def _accepted(generation: str, known: dict[Any, Any]) -> Answer | Reward:
     try:
         predicted = read_generation(generation)
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        # :192, any exception while parsing. What can arise is what json.loads and indexing raise.
+        # :227, any exception while parsing. What can arise is what json.loads and indexing raise.
         return _invalid("unreadable", "−1: {0}", _said(error))
     if _is_known(predicted.calls, known):
         return predicted
@@ -99,7 +99,7 @@ def read_label(label: str) -> Answer:
 
 
 def read_generation(generation: str) -> Answer:
-    """What the model answered (:35); raises as the reference does."""
+    """What the model answered (:34); raises as the reference does."""
     content = generation.split(ASSISTANT)[-1]
     thoughts = between(content, "<think>", "</think>")
     if len(thoughts) != 1:
@@ -117,7 +117,7 @@ def _read_answer(text: str) -> Answer:
 
 
 def argument_names(tools: Sequence[Tool] | None) -> dict[Any, Any]:
-    """Tool name → what the reference looks argument names up in (:63).
+    """Tool name → what the reference looks argument names up in (:62).
 
     A schema's own keys count as argument names where it lacks `properties` or `type`.
     """
@@ -141,7 +141,7 @@ def argument_names(tools: Sequence[Tool] | None) -> dict[Any, Any]:
 
 
 def _is_known(calls: Sequence[Call], known: dict[Any, Any]) -> bool:
-    """:90 with its callers: an exception here is an invalid call too (:208)."""
+    """:88 with its caller: an exception here is an invalid call too (:247)."""
     try:
         for call in calls:
             if call.name not in known:
@@ -183,7 +183,7 @@ def _score_calls(predicted: Answer, gold: Answer) -> Reward:
 
 
 def arguments_similarity(predicted: Any, gold: Any) -> float:
-    """:120: Σ over common keys / |all keys|, the sum in the order of the prediction's keys."""
+    """:115: Σ over common keys / |all keys|, the sum in the order of the prediction's keys."""
     if not isinstance(gold, dict) and not (isinstance(gold, list) and not _shares(predicted, gold)):
         raise ValueError(f"label has arguments that are no object: {gold!r}; write {{...}}")
     common = 0
@@ -201,7 +201,7 @@ def _shares(predicted: Collection[Any], gold: Collection[Any]) -> bool:
 
 
 def value_similarity(predicted: Any, gold: Any) -> float:
-    """:127: texts by ROUGE-L, numbers and booleans by ==, all else by equal str()."""
+    """:125: texts by ROUGE-L, numbers and booleans by ==, all else by equal str()."""
     if isinstance(predicted, str) and isinstance(gold, str):
         return star_similarity(predicted, gold)
     if isinstance(predicted, NUMBERS) and isinstance(gold, NUMBERS):

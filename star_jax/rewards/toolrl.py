@@ -90,7 +90,7 @@ def _answer(text: str) -> str:
 
 
 def _has_exact_layout(text: str, gold: str) -> bool:
-    """rlla.py:62: a pattern for the whole text, chosen by what the label contains."""
+    """rlla.py:74: a pattern for the whole text, chosen by what the label contains."""
     tags = [tag for tag in ("tool_call", "response") if f"<{tag}>" in gold]
     if any(text.count(f"<{tag}>") != 1 or text.count(f"</{tag}>") != 1 for tag in tags):
         return False
@@ -244,7 +244,7 @@ def _size(counts: Counter[Hashable]) -> int:
 
 
 def _length(text: str, words: int | None) -> float:
-    """Words of reasoning over `words`, at most 1, in hundredths (rlla.py:104)."""
+    """Words of reasoning over `words`, at most 1, in hundredths (rlla.py:118)."""
     if words is None or "<think>" not in text or "</think>" not in text:
         return 0.0
     thought = text.split("<think>")[-1].split("</think>")[0]
