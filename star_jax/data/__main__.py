@@ -1,0 +1,124 @@
+"""What is in a file of rows, a training set made of it, and the scores of completions."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections import Counter
+
+from star_jax import chat
+from star_jax.data import template, trainset
+from star_jax.data.read import Bad, Conversation, scan, tolerate
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: done. 1: `read` found bad rows. 2: the request cannot be met; one sentence says why."""
+    given = sys.argv[1:] if argv is None else argv
+    try:
+        if given[:1] == ["rewards"]:
+            from star_jax.rewards import cli  # the other commands need none of it
+
+            return cli.main(given[1:])
+        arguments = _parser().parse_args(given)
+        return arguments.run(arguments)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"star_jax.data: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m star_jax.data", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_read(commands)
+    _add_trainset(commands)
+    commands.add_parser("rewards", help="explain, replay and compare scores of stored completions")
+    return parser
+
+
+def whole_number(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise ValueError
+    return count
+
+
+def _add_read(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("read", help="count a file's rows and name every problem")
+    command.add_argument("file", help=".jsonl, .jsonl.gz or .parquet")
+    command.add_argument(
+        "--skip-bad",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="bad rows that are no failure (0)",
+    )
+    command.set_defaults(run=_read)
+
+
+def _read(arguments: argparse.Namespace) -> int:
+    counts: Counter[str] = Counter()
+    for item in scan(arguments.file):
+        match item:
+            case Bad():
+                counts["bad"] += 1
+                print(item)
+            case Conversation():
+                counts["conversations"] += 1
+                counts["with tools"] += bool(item.tools)
+            case _:
+                counts["pairs"] += 1
+                counts["with tools"] += bool(item.tools)
+    names = ("conversations", "pairs", "with tools", "bad")
+    print(f"{arguments.file}: " + ", ".join(f"{counts[name]} {name}" for name in names))
+    return int(counts["bad"] > arguments.skip_bad)
+
+
+def _add_trainset(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("trainset", help="turn messages into inputs and targets")
+    command.add_argument("input", metavar="IN", help=".jsonl, .jsonl.gz or .parquet of messages")
+    command.add_argument("output", metavar="OUT", help=".jsonl or .jsonl.gz")
+    command.add_argument(
+        "--compat", choices=["star"], help="byte for byte what STAR's converter writes"
+    )
+    command.add_argument(
+        "--reasoning",
+        choices=["keep", "drop"],
+        help="what becomes of the answer's reasoning_content (keep; with --compat star: drop)",
+    )
+    command.add_argument(
+        "--model", metavar="FOLDER", help="use this model's own chat template (Qwen3's)"
+    )
+    command.add_argument(
+        "--skip-bad", type=whole_number, default=0, metavar="N", help="bad rows to leave out (0)"
+    )
+    command.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    command.set_defaults(run=_trainset)
+
+
+def _trainset(arguments: argparse.Namespace) -> int:
+    render = template.load(arguments.model) if arguments.model else chat.render
+    is_star = arguments.compat == "star"
+    keep_reasoning = (arguments.reasoning or ("drop" if is_star else "keep")) == "keep"
+    to_example = functools.partial(
+        trainset.star if is_star else trainset.native, render=render, keep_reasoning=keep_reasoning
+    )
+    skipped: list[int] = []
+
+    def report(bad: Bad) -> None:
+        skipped.append(bad.line)
+        print(bad, file=sys.stderr)
+
+    items = trainset.convert(scan(arguments.input), arguments.input, to_example)
+    examples = tolerate(items, arguments.skip_bad, report)
+    count = trainset.write(arguments.output, examples, overwrite=arguments.force)
+    print(f"{arguments.output}: {count} rows written, {len(skipped)} bad rows left out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
