@@ -6,8 +6,8 @@
 Makes the checkpoint once (in --folder), then takes turns, each in a fresh process: read the file
 into memory that the process has not touched before (what any loader has to do at least), and
 `models.load`. Prints both speeds, their ratio pair by pair, and the peak of resident memory above
-what the process held before, as a share of the model's size. Warm means that the file is in the page
-cache; cold means that it was dropped from there first.
+what the process held before, as a share of the model's size. Warm: the file is in the page cache;
+cold: it was dropped from there first.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def measure(what: str, folder: Path, mesh: list[int] | None, dtype: str) -> dict
     """Seconds and peak bytes of one job, in this process."""
     devices.split_cpu(int(np.prod(mesh)) if mesh else 1)
     jax.block_until_ready(jax.numpy.zeros(8) + 1)  # the backend is up before anything is counted
-    placed = models.make_mesh(*mesh) if mesh else None
+    data, fsdp, tensor = mesh or (1, 1, 1)
+    placed = models.make_mesh(data, fsdp, tensor) if mesh else None
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     start = time.perf_counter()

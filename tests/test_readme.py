@@ -1,0 +1,91 @@
+"""What README.md tells people to type, typed, in a folder that holds what it names."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+ROW = {
+    "id": "0",
+    "messages": [
+        {"role": "user", "content": "How warm is Bern?"},
+        {
+            "role": "assistant",
+            "tool_calls": [{"name": "weather", "arguments": {"city": "Bern"}}],
+        },
+    ],
+    "tools": [
+        {
+            "name": "weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        }
+    ],
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
+REPLY = {
+    "id": "0",
+    "generation": f"<think>\nI need the weather.\n</think>\n\n{CALL}<|im_end|>",
+    "label": f"</think>\n\n{CALL}<|im_end|>",
+    "tools": ROW["tools"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in blocks("sh")
+    for line in block.splitlines()
+    if line.startswith("python -m")
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny.write(tmp_path / "Qwen3-0.6B", torch_dtype="bfloat16", vocab_size=20000)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    (tmp_path / "replies.jsonl").write_text(json.dumps(REPLY) + "\n")
+    return tmp_path
+
+
+def test_the_commands_are_found() -> None:
+    assert len(COMMANDS) >= 5
+    assert all(line.startswith("python -m star_jax") for line in COMMANDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(folder: Path, command: str) -> None:
+    arguments = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    if command.endswith("star_jax.train"):
+        # The model has learnt its sentence, and says the same after export and load.
+        assert """it says: ' {"name": "weather", "arguments": {"city": "Oslo"}}'""" in done.stdout
+        assert "loaded again: the same words" in done.stdout
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_code(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (folder / "my-model" / "model.safetensors").is_file()
+
+
+def test_links_lead_somewhere() -> None:
+    for path in re.findall(r"`((?:docs|benchmarks)/[\w./-]*|[A-Z]+\.md)`", README):
+        assert (ROOT / path).exists(), path
