@@ -29,8 +29,8 @@ Backend = Literal["auto", "xla", "cudnn", "splash"]
 # many spans; all blocks of a span see the keys up to its end. Of blocks of 64, 128 and 256, and of
 # 2, 4 and 8 spans, this pair was fastest or near it, forward and backward, on two CPU cores with
 # 1,024 and 4,096 tokens and 8 heads of 32: benchmarks/attention.py.
-QUERY_BLOCK = 128
-SPANS = 8
+QUERY_BLOCK: int = 128
+SPANS: int = 8
 # What an invisible key scores: exp(it) is exactly 0 in float32, and unlike -inf it makes no NaN of
 # a row that sees nothing.
 UNSEEN = -1e30

@@ -58,7 +58,7 @@ def save(
     if jax.process_index() == 0:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+    if not overwrite and _is_taken(folder):
         raise FileExistsError(
             f"{folder}: already there; choose another name or pass overwrite=True"
         )
@@ -72,6 +72,14 @@ def save(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"export {folder}")
     return folder
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something stands under the name: the first process looks, all get its answer."""
+    taken = False
+    if jax.process_index() == 0:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(taken)))
 
 
 def as_bytes(size: int | str) -> int:

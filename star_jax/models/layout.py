@@ -156,8 +156,9 @@ def hf_tensors(config: Qwen3Config, params: Params) -> Iterator[tuple[str, jax.A
     check(config, params)
     for row in rows(config):
         array = leaf(params, row)
-        parts = array if row.is_stacked else [array]
-        for name, part in zip(row.hf_names(config), parts, strict=True):
+        for layer, name in enumerate(row.hf_names(config)):
+            # Indexed, not iterated: an array that other hosts have parts of can't be.
+            part = array[layer] if row.is_stacked else array
             yield name, part.reshape(row.hf_shape(config))
 
 

@@ -111,7 +111,7 @@ def continue_prompt(params: Any) -> str:
 
 def chart(losses: list[float], width: int = 46) -> Iterator[str]:
     """The losses of a few steps as bars."""
-    for step in (*range(0, STEPS, STEPS // 6), STEPS - 1):
+    for step in np.linspace(0, len(losses) - 1, 7).round().astype(int):
         bar = "█" * max(1, round(width * losses[step] / losses[0]))
         yield f"    step {step:>3}  {losses[step]:6.3f}  {bar}"
 
