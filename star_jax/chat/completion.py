@@ -38,7 +38,7 @@ ASSISTANT = "<|im_start|>assistant\n"
 MAX_DEPTH = 100  # nothing that is accepted nests deeper, so whoever walks it has enough stack
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One function call: the tool's name and its arguments as JSON values."""
 
@@ -46,7 +46,7 @@ class Call:
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with a generation: a short name for machines and a sentence for people."""
 
@@ -54,7 +54,7 @@ class Problem:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What a generation says, and the first fault found in it.
 
@@ -133,7 +133,7 @@ def _read_think(text: str) -> tuple[str | None, int, Problem | None]:
 
 
 _TAG = re.compile(f"{THINK}|{THINK_END}|{CALL}|{CALL_END}")
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACES = ("\n", " ", "\t", "\r")  # what JSON allows between values
 
 
 def _read_answer(text: str, start: int) -> tuple[tuple[Call, ...], str, Problem | None]:
@@ -175,8 +175,9 @@ def _read_call(text: str, opening: int, inside: int) -> tuple[Call | Problem, in
     end = _space_end(text, end)
     if why is None and text.startswith(CALL_END, end):
         end += len(CALL_END)
-        match value:
-            case {"name": str(name), "arguments": dict(arguments)}:
+        if type(value) is dict:  # what the decoder makes; a pattern would cost four times as much
+            name, arguments = value.get("name"), value.get("arguments")
+            if type(name) is str and type(arguments) is dict:
                 return Call(name, arguments), end
         return _fault(value, f"The call at {_at(text, opening)}"), end
     closing, following = text.find(CALL_END, end), text.find(CALL, end)
@@ -189,9 +190,9 @@ def _read_call(text: str, opening: int, inside: int) -> tuple[Call | Problem, in
 
 
 def _space_end(text: str, position: int) -> int:
-    space = _SPACE.match(text, position)
-    assert space is not None, "the pattern also matches nothing at all"
-    return space.end()
+    while text.startswith(_SPACES, position):
+        position += 1
+    return position
 
 
 def _refuse_constant(name: str) -> None:
@@ -220,6 +221,8 @@ _TOO_DEEP = f"It nests deeper than {MAX_DEPTH} levels"
 
 
 def _is_too_deep(text: str, begin: int, end: int, value: object) -> bool:
+    if end - begin <= 2 * MAX_DEPTH:  # too short to open and close so many
+        return False
     brackets = text.count("{", begin, end) + text.count("[", begin, end)
     # There are nearly always fewer, and counting them is far cheaper than the walk.
     return brackets > MAX_DEPTH and nesting(value) > MAX_DEPTH
