@@ -119,6 +119,10 @@ def test_replay_scores_a_file_and_writes_a_row_each(file: str, tmp_path: Path, c
     assert [record["id"] for record in written] == [row["id"] for row in ROWS]
     assert [record["total"] for record in written] == [0.0, 0.5, 0.5, -1.0, 0.0]
     assert all(record["why"] for record in written)
+    before = out.read_bytes()
+    assert main(["replay", file, "--reward", "valid", "--out", str(out)]) == 2
+    assert "already there; choose another name" in capsys.readouterr().err
+    assert out.read_bytes() == before
     star = tmp_path / "star.jsonl"
     options = ["--option", "compat=star", "--workers", "1", "--timeout", "20", "--out", str(star)]
     assert main(["replay", file, "--reward", "star_jax.rewards.simrl", *options]) == 0

@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rewards", description="Scores of stored completions.")
+    parser = argparse.ArgumentParser(
+        prog="python -m star_jax.data rewards", description="Scores of stored completions."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("explain", help="take the Sim-RL score of one row apart")
     two = commands.add_parser("compare", help="Sim-RL's default against the reference's numbers")
@@ -79,6 +81,8 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> None:
+    if arguments.out and arguments.out.exists():
+        raise ValueError(f"--out {arguments.out}: already there; choose another name")
     samples = list(rows.read(arguments.file))
     path = arguments.reward if "." in arguments.reward else f"star_jax.rewards.{arguments.reward}"
     options = dict(_option(text) for text in arguments.option)
@@ -89,7 +93,7 @@ def _replay(arguments: argparse.Namespace) -> None:
     else:
         scores = score(samples, [term], timeout_s=arguments.timeout)
     if arguments.out:
-        with arguments.out.open("w", encoding="utf-8") as out:
+        with arguments.out.open("x", encoding="utf-8") as out:
             out.writelines(
                 json.dumps(record, ensure_ascii=False) + "\n" for record in records(samples, scores)
             )
