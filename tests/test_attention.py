@@ -216,6 +216,34 @@ def test_positions_of_packed_rows() -> None:
     assert not seen_TT[6].any()
 
 
+def test_a_number_that_comes_back_is_another_segment() -> None:
+    places = attention.packed(jnp.array([[1, 1, 2, 2, 1, 1, 0, 1]]))
+    assert places.position_BT.tolist() == [[0, 1, 0, 1, 0, 1, 0, 0]]
+    seen_TT = attention.visible(places, places)[0]
+    assert not np.triu(np.asarray(seen_TT), 1).any()
+    assert seen_TT[4].tolist() == [False] * 4 + [True] + [False] * 3
+    assert seen_TT.sum() == 3 + 3 + 3 + 1
+
+
+def test_splash_on_a_mesh() -> None:
+    """One call a device: rows over data and fsdp, heads over tensor where both kinds divide."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    T, H = 128, 128
+    for N, K in ((4, 2), (4, 1)):
+        q, k, v = (
+            jax.random.normal(key, (4, T, heads, H))
+            for key, heads in zip(keys, (N, K, K), strict=True)
+        )
+        places = attention.packed(jnp.array([[1] * 100 + [0] * 28, [1] * 60 + [2] * 68] * 2))
+        with jax.set_mesh(models.make_mesh(2, 2, 2)):
+            ours = jax.jit(functools.partial(attention._splash, interpret=True))(q, k, v, places)
+        wanted = attention.cross(q, k, v, places, places)
+        seen = np.asarray(places.segment_BT) > 0
+        np.testing.assert_allclose(
+            np.asarray(ours)[seen], np.asarray(wanted)[seen], rtol=1e-4, atol=1e-5
+        )
+
+
 def test_a_backend_that_cannot_run_says_why() -> None:
     q_BTNH = jnp.zeros((1, 100, 2, 16))
     k_BTKH = jnp.zeros((1, 100, 1, 16))

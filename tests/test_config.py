@@ -66,6 +66,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "negative theta": ({"rope_theta": -1.0}, "rope_theta is -1.0"),
     "no eps": ({"rms_norm_eps": DROPPED}, "rms_norm_eps is missing"),
     "tied unsaid": ({"tie_word_embeddings": DROPPED}, "tie_word_embeddings is missing"),
+    "layer types of another kind": ({"layer_types": 5}, "layer_types is 5, expected a list"),
+    "layer type alone": ({"layer_types": "full_attention"}, "expected a list"),
+    "theta in the scaling": (
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 1e4}},
+        "rope_theta is 1000000.0 but rope_scaling.rope_theta is 10000.0",
+    ),
+    "huge theta": ({"rope_theta": 10**400}, "rope_theta is 1000"),
+    "infinite eps": ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
+    "no initializer": ({"initializer_range": None}, "initializer_range is None"),
+    "initializer of text": ({"initializer_range": "x"}, "initializer_range is 'x'"),
     "odd head": ({"head_dim": 15}, "head_dim must be even"),
     "heads do not divide": ({"num_key_value_heads": 3}, "num_heads 8 is not a multiple"),
 }

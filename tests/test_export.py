@@ -125,6 +125,50 @@ def test_never_over_something_that_is_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "kept", "m"]
 
 
+def test_a_like_that_says_something_else(tmp_path: Path) -> None:
+    """Its config.json would make other tools compute another model than these parameters are."""
+    model = models.load(tiny.write(tmp_path / "m"))
+    like = tiny.write(tmp_path / "like", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    with pytest.raises(models.CheckpointError, match=r"like/config.json: rope_scaling is"):
+        models.save(tmp_path / "out", model.config, model.params, like=like)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_no_folders(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "all" / "m")
+    model = models.load(folder)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link", "dangling"):
+        with pytest.raises(FileExistsError, match=f"{name}: is a file or a link, not a folder"):
+            models.save(tmp_path / name, model.config, model.params, overwrite=True)
+    with pytest.raises(ValueError, match=r"all: holds .*m, which would be lost"):
+        models.save(tmp_path / "all", model.config, model.params, like=folder, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+    models.load(folder)
+    models.save(folder, model.config, model.params, like=folder, overwrite=True)
+    models.load(folder)
+    # Characters that mean something to glob are ordinary ones in a name.
+    odd = models.save(tmp_path / "m[1]", model.config, model.params)
+    stale = export._beside(odd, "partial")
+    stale.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_is_alive", lambda pid: False)
+        models.save(odd, model.config, model.params, overwrite=True)
+    assert not stale.exists()
+
+
+def test_parameters_of_two_dtypes(tmp_path: Path) -> None:
+    model = models.load(tiny.write(tmp_path / "m"))
+    mixed = {**model.params, "embed": model.params["embed"].astype("bfloat16")}
+    with pytest.raises(ValueError, match="params mix bfloat16 and float32; say which to store"):
+        models.save(tmp_path / "out", model.config, mixed)
+    host = jax.tree.map(np.asarray, model.params)
+    models.save(tmp_path / "out", model.config, host)
+    models.load(tmp_path / "out")
+
+
 def test_a_failed_export_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,21 @@ def rewrite(folder: Path, file: str, change: Callable[[bytes], bytes]) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
+def edit_header(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    data = (folder / ONE).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    edit(header)
+    text = json.dumps(header).encode()
+    (folder / ONE).write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def changed_at_its_end(tensors: dict[str, np.ndarray]) -> np.ndarray:
+    head = tensors["model.embed_tokens.weight"].copy()
+    head[-1, -1] += 1
+    return head
+
+
 ONE = "model.safetensors"
 SECOND = "model-00002-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -310,6 +325,60 @@ BROKEN: dict[str, tuple[int, Callable[[Path], Any], str]] = {
         lambda d: shutil.copy(d / SECOND, d / ONE),
         f"holds both {ONE} and {INDEX}",
     ),
+    "config is a folder": (
+        WHOLE,
+        lambda d: ((d / "config.json").unlink(), (d / "config.json").mkdir()),
+        "config.json: cannot be read: Is a directory",
+    ),
+    "config nested without end": (
+        WHOLE,
+        lambda d: (d / "config.json").write_text("[" * 200_000),
+        "config.json: not readable as JSON",
+    ),
+    "a key twice in the config": (
+        WHOLE,
+        lambda d: rewrite(d, "config.json", lambda b: b.replace(b"{", b'{"head_dim": 8,', 1)),
+        "config.json: not readable as JSON: 'head_dim' stands there twice",
+    ),
+    "offsets that are no whole numbers": (
+        WHOLE,
+        lambda d: edit_header(d, lambda h: h[NORM].update(data_offsets=[0.0, 256.0])),
+        f"{ONE}: {NORM}: its offsets or shape make no sense",
+    ),
+    "offsets that run backwards": (
+        WHOLE,
+        lambda d: edit_header(d, lambda h: h[NORM].update(data_offsets=[256, 0])),
+        f"{ONE}: {NORM}: its offsets or shape make no sense",
+    ),
+    "a shape that its bytes do not hold": (
+        WHOLE,
+        lambda d: edit_header(d, lambda h: h[NORM].update(shape=[32])),
+        rf"{ONE}: {NORM}: 256 bytes do not hold \[32\] of F32",
+    ),
+    "two tensors in one place": (
+        WHOLE,
+        lambda d: edit_header(
+            d, lambda h: h[NORM].update(data_offsets=h["model.norm.weight"]["data_offsets"])
+        ),
+        f"{ONE}: .*: overlaps its neighbour or leaves a gap",
+    ),
+    "no tensors": (
+        WHOLE,
+        lambda d: rewrite(d, ONE, lambda _: (2).to_bytes(8, "little") + b"{}"),
+        "model.embed_tokens.weight: no file has this tensor",
+    ),
+    "an empty index": (
+        3,
+        lambda d: (d / INDEX).write_text('{"weight_map": {}}'),
+        "no file has this tensor",
+    ),
+    "a tied head that differs at its end": (
+        WHOLE,
+        lambda d: edit_tensors(
+            d, ONE, lambda t: t.update({"lm_head.weight": changed_at_its_end(t)})
+        ),
+        "lm_head.weight: differs from model.embed_tokens.weight",
+    ),
     "an index of another shape": (
         3,
         lambda d: (d / INDEX).write_text('{"weight_map": {"a": "../b.safetensors"}}'),
@@ -320,8 +389,13 @@ BROKEN: dict[str, tuple[int, Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize(("shards", "damage", "message"), BROKEN.values(), ids=BROKEN.keys())
 def test_one_clear_error(
-    tmp_path: Path, shards: int, damage: Callable[[Path], Any], message: str
+    tmp_path: Path,
+    shards: int,
+    damage: Callable[[Path], Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(models.tensorfile, "CHUNK", 3000)
     folder = tiny.write(tmp_path / "m", shards=shards, tie_word_embeddings=shards == 1)
     damage(folder)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -352,6 +426,18 @@ def test_random_damage_is_an_error_or_the_same_model(tmp_path: Path, seed: int) 
             jax.tree.leaves(model.params), jax.tree.leaves(undamaged.params), strict=True
         )
     )
+
+
+def test_values_beyond_float16(tmp_path: Path) -> None:
+    tensors = tiny.tensors(tiny.BASE)
+    tensors[NORM][3] = 1e6
+    folder = tiny.write_tensors(tmp_path / "m", tiny.BASE, tensors)
+    with pytest.raises(CheckpointError, match=f"{NORM}: holds values beyond float16"):
+        models.load(folder, dtype="float16")
+    model = models.load(folder)
+    with pytest.raises(ValueError, match=f"{NORM}: holds values beyond float16"):
+        models.save(tmp_path / "out", model.config, model.params, dtype="float16")
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_calls(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -161,6 +162,96 @@ def test_bfloat16_compute_over_float32_weights(model: models.Model) -> None:
         assert ours.dtype == jnp.float32
         error = jnp.linalg.norm(ours - wanted) / jnp.linalg.norm(wanted)
         assert 0 < error < 0.05
+
+
+def test_a_frequent_token_keeps_its_gradient() -> None:
+    """2,000 equal gradients add up to 2,000, in bfloat16 too, where a running sum stops at 256."""
+    for dtype in (jnp.float32, jnp.bfloat16):
+        table_VD = jnp.zeros((4, 2), dtype)
+        tokens_BT = jnp.ones((2, 1000), jnp.int32)
+
+        def total(table_VD: Any, tokens_BT: Any = tokens_BT) -> Any:
+            return (
+                qwen3.embed({"embed": table_VD}, tokens_BT, jnp.bfloat16).astype(jnp.float32).sum()
+            )
+
+        gradient_VD = jax.grad(total)(table_VD)
+        assert gradient_VD.dtype == dtype
+        assert gradient_VD[:, 0].tolist() == [0, 2000, 0, 0]
+
+
+def equations(jaxpr: Any) -> Any:
+    """Every equation of a program, those inside its loops and calls too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                if hasattr(inner, "jaxpr"):
+                    inner = inner.jaxpr
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_what_is_float32_in_the_program(model: models.Model, dtype: Any) -> None:
+    """Softmax, norms, rotation, logits and weights' gradients; and float32 products are exact."""
+    tokens_BT, length_B = jnp.asarray(tiny.rows(7, [14])), jnp.array([14])
+    value = functools.partial(
+        loss, config=model.config, tokens_BT=tokens_BT, length_B=length_B, dtype=dtype
+    )
+    forward, both = (
+        list(equations(jax.make_jaxpr(run)(model.params).jaxpr)) for run in (value, jax.grad(value))
+    )
+    for equation in both:
+        dtypes = {value.aval.dtype for value in (*equation.invars, *equation.outvars)}
+        if equation.primitive.name in ("exp", "rsqrt", "reduce_sum", "reduce_max", "cos"):
+            assert jnp.bfloat16 not in dtypes, equation
+    products = {
+        id(program): [step for step in program if step.primitive.name == "dot_general"]
+        for program in (forward, both)
+    }
+    if dtype == jnp.float32:
+        for equation in products[id(both)]:
+            assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+    scores = [step for step in products[id(forward)] if step.outvars[0].aval.ndim == 5]
+    # The first of the two is q · k; the weighted sum of values follows it.
+    assert scores[0].outvars[0].aval.dtype == jnp.float32
+    for equation in products[id(both)]:
+        out = equation.outvars[0].aval
+        if 128 in out.shape or 14 not in out.shape:  # logits, and sums over the 14 tokens
+            assert out.dtype == jnp.float32, equation
+    assert {"exp", "rsqrt", "cos"} <= {equation.primitive.name for equation in both}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths", "message"),
+    [
+        ([[1, 2]], [3], "length 3 is outside 0 to 2"),
+        ([[1, 2]], [-1], "length -1 is outside"),
+        ([[1, 128]], [2], "token 128 is outside 0 to 127"),
+        ([[-1, 2]], [2], "token -1 is outside"),
+        ([[1, 2], [3, 4]], [2], "2 rows of tokens need 2 lengths, got 1"),
+        ([1, 2], [2], "tokens must be 2-D integers, got int64"),
+        ([[1.0, 2.0]], [2], "tokens must be 2-D integers, got float64"),
+        ([[1, 2]], [[2]], "lengths must be 1-D integers"),
+    ],
+)
+def test_rows_that_are_none(model: models.Model, tokens: Any, lengths: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        qwen3.check_rows(model.params, model.config, np.array(tokens), np.array(lengths))
+
+
+def test_a_config_of_other_parameters(model: models.Model) -> None:
+    deeper = dataclasses.replace(model.config, num_layers=5)
+    rows = tiny.rows(0, [4]), np.array([4])
+    with pytest.raises(
+        ValueError, match=r"attn_norm/scale is .2, 64., this config asks for .5, 64."
+    ):
+        models.logits(model.params, deeper, *rows)
+    with pytest.raises(ValueError, match="this config asks for"):
+        models.greedy(model.params, deeper, *rows, max_new_tokens=2)
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+        models.greedy(model.params, model.config, *rows, max_new_tokens=0)
 
 
 def full_forward_greedy(model: models.Model, prompt: list[int], count: int) -> list[int]:

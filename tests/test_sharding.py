@@ -114,6 +114,42 @@ def test_same_greedy_tokens(root: Path, mesh_shape: tuple[int, int, int]) -> Non
     np.testing.assert_array_equal(*made)
 
 
+@pytest.mark.parametrize("name", ["jit", "vmap", "grad"])
+def test_parameters_on_a_mesh_inside_a_transformation(root: Path, name: str) -> None:
+    """Closed over, as a user would write it."""
+    folder = folder_of(root, "tied")
+    one, many = models.load(folder), models.load(folder, mesh=models.make_mesh(2, 2, 2))
+    tokens_BT, length_B = batch_of(8)
+
+    def run(model: models.Model) -> Any:
+        def logits(tokens_BT: Any, length_B: Any) -> Any:
+            return models.logits(model.params, model.config, tokens_BT, length_B)
+
+        if name == "jit":
+            return jax.jit(logits)(tokens_BT, length_B)
+        if name == "vmap":
+            return jax.vmap(lambda t, n: logits(t[None], n[None])[0])(tokens_BT, length_B)
+        rest = {key: value for key, value in model.params.items() if key != "norm"}
+
+        def loss(norm: Any) -> Any:
+            params = {**rest, "norm": norm}
+            logits_BTV = models.logits(params, model.config, tokens_BT, length_B)
+            return mean_nll(logits_BTV, tokens_BT, length_B)
+
+        return jax.jit(jax.grad(loss))(model.params["norm"])["scale"]
+
+    ours, wanted = np.asarray(run(many)), np.asarray(run(one))
+    seen = np.arange(20)[None] < np.asarray(length_B)[:, None] if ours.ndim == 3 else ...
+    assert relative(ours[seen], wanted[seen]) <= 1e-5
+
+
+def test_activations_are_pinned_to_the_mesh(root: Path) -> None:
+    """Rows of the logits over data and fsdp, the vocabulary over tensor."""
+    model = models.load(folder_of(root, "tied"), mesh=models.make_mesh(2, 2, 2))
+    logits_BTV = models.logits(model.params, model.config, *batch_of(8))
+    assert logits_BTV.sharding.shard_shape(logits_BTV.shape) == (2, 20, 64)
+
+
 def test_the_work_is_split() -> None:
     """The compiled step holds a fraction of the parameters and of the activations per device."""
     tokens_BT = jax.ShapeDtypeStruct((16, 64), jnp.int32)

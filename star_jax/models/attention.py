@@ -53,12 +53,17 @@ def padded(length_B: Int[Array, " B"], T: int) -> Places:
 
 
 def packed(segment_BT: Int[Array, "B T"]) -> Places:
-    """Rows of several segments; equal neighbouring numbers are one segment, 0 is padding."""
+    """Rows of several segments; equal neighbouring numbers are one segment, 0 is padding.
+
+    Segments are numbered anew, so that a number that comes back later in the row is another one.
+    """
     index_T = jnp.arange(segment_BT.shape[1], dtype=jnp.int32)
     before_BT = jnp.pad(segment_BT, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    start_BT = jnp.where(segment_BT != before_BT, index_T[None, :], 0)
+    starts_BT = segment_BT != before_BT
+    start_BT = jnp.where(starts_BT, index_T[None, :], 0)
     position_BT = index_T[None, :] - jax.lax.cummax(start_BT, axis=1)
-    return Places(position_BT, segment_BT.astype(jnp.int32))
+    number_BT = jnp.cumsum(starts_BT, axis=1, dtype=jnp.int32)
+    return Places(position_BT, jnp.where(segment_BT != 0, number_BT, 0))
 
 
 def visible(query: Places, key: Places) -> Bool[Array, "B T S"]:

@@ -1,6 +1,6 @@
 """The keys and values of what was read, and reading on from them: prefill, decode, greedy.
 
-A cache is a value: functions take one and return the next, and jitted callers donate the old one.
+A cache is a value: functions take one and return the next; a jitted caller may donate the old one.
 Layers are separate arrays, because decoding runs them unrolled: a loop that carries one stacked
 array would copy all of it to change one position.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -46,11 +47,10 @@ def prefill(
     backend: Backend = "auto",
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Read right-padded rows → logits of each row's next token, a cache of `capacity` tokens."""
+    tokens_BT, lengths_B = qwen3.check_rows(params, config, tokens_BT, lengths_B)
     B, T = tokens_BT.shape
     if capacity < T:
         raise ValueError(f"a cache of {capacity} tokens has no room for rows of {T}")
-    tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
-    lengths_B = jnp.asarray(lengths_B, jnp.int32)
     places = attention.padded(lengths_B, T)
     hidden_BTD, (key_LBTKH, value_LBTKH) = qwen3.hidden(
         params, config, tokens_BT, places, dtype=dtype, backend=backend, keep_cache=True
@@ -121,26 +121,26 @@ def greedy(
     backend: Backend = "auto",
 ) -> Generated:
     """The most likely next token, again and again, through the cache, in one compiled loop."""
-    capacity = tokens_BT.shape[1] + max_new_tokens
-    if capacity > config.max_position_embeddings:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    longest = np.shape(tokens_BT)[1]
+    if isinstance(lengths_B, np.ndarray) and lengths_B.size:
+        longest = int(lengths_B.max())  # padding takes up no position
+    if longest + max_new_tokens > config.max_position_embeddings:
         raise ValueError(
-            f"{tokens_BT.shape[1]} prompt tokens and {max_new_tokens} new ones are more than the "
+            f"{longest} prompt tokens and {max_new_tokens} new ones are more than the "
             f"{config.max_position_embeddings} positions that the model knows"
         )
-    mesh = sharding.mesh_of(params)
-    run = functools.partial(
-        _greedy,
-        config=config,
-        max_new_tokens=max_new_tokens,
-        stop_ids=tuple(stop_ids),
-        backend=backend,
-    )
-    tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
-    lengths_B = jnp.asarray(lengths_B, jnp.int32)
-    if mesh is None:
-        return run(params, tokens_BT, lengths_B)
-    with jax.set_mesh(mesh):
-        return run(params, tokens_BT, lengths_B)
+    rows = qwen3.check_rows(params, config, tokens_BT, lengths_B)
+    with sharding.mesh_context(params):
+        return _greedy(
+            params,
+            *rows,
+            config=config,
+            max_new_tokens=max_new_tokens,
+            stop_ids=tuple(stop_ids),
+            backend=backend,
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "stop_ids", "backend"))

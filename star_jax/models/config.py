@@ -1,8 +1,9 @@
 """Qwen3Config: the architecture, read from config.json and written back to it.
 
 config.json comes in two spellings: the published one (`rope_theta`, `torch_dtype`) and that of
-transformers 5 (`rope_parameters`, `dtype`). Both are read; both are written, because transformers 4
-reads a file without `rope_theta` as theta = 10000 and says nothing.
+transformers 5 (`rope_parameters`, `dtype`). Both are read. What is written always has the published
+one, beside the newer one where that was there: transformers 5 reads it too, while transformers 4
+takes a file without `rope_theta` for theta = 10000 and says nothing.
 
 Every number is taken from the file. What the model does not implement is refused by name, never
 ignored: `problems` says what, and `from_hf` raises on the first.
@@ -10,6 +11,7 @@ ignored: `problems` says what, and `from_hf` raises on the first.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +37,7 @@ class Qwen3Config:
     def __post_init__(self) -> None:
         for field in _WHOLE.values():
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{field} must be a whole number above 0, got {value!r}")
         for field in ("rope_theta", "rms_norm_eps", "initializer_range"):
             if not getattr(self, field) > 0:
@@ -73,7 +75,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def rope_theta(raw: Mapping[str, Any]) -> float | None:
+def rope_theta(raw: Mapping[str, Any]) -> Any:
     """Theta as either spelling gives it; None where neither does."""
     nested = raw.get("rope_parameters")
     if isinstance(nested, Mapping) and "rope_theta" in nested:
@@ -108,7 +110,9 @@ def _unimplemented(raw: Mapping[str, Any]) -> Iterator[str]:
             "if the model was trained without a window, set them to null and false"
         )
     layer_types = raw.get("layer_types")
-    if layer_types is not None:
+    if layer_types is not None and not isinstance(layer_types, list):
+        yield f"layer_types is {layer_types!r}, expected a list"
+    elif layer_types is not None:
         unknown = sorted({str(kind) for kind in layer_types} - {"full_attention"})
         if unknown:
             yield f"layer_types holds {unknown}; star_jax implements 'full_attention' alone"
@@ -123,6 +127,11 @@ def _rope_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     if raw.get("rope_scaling") is not None:
         scaling = raw["rope_scaling"]
         plain = isinstance(scaling, Mapping) and _is_plain_rope(scaling)
+        if plain and scaling.get("rope_theta", rope_theta(raw)) != rope_theta(raw):
+            yield (
+                f"rope_theta is {rope_theta(raw)!r} but rope_scaling.rope_theta is "
+                f"{scaling['rope_theta']!r}; keep the one that the model was trained with"
+            )
         if not plain:
             yield f"rope_scaling is {scaling!r}: scaled rotary positions are not implemented"
     nested = raw.get("rope_parameters")
@@ -149,12 +158,23 @@ def _number_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         value = raw.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             yield f"{key} is {_shown(raw, key)}, expected a whole number above 0"
-    for key, value in (("rms_norm_eps", raw.get("rms_norm_eps")), ("rope_theta", rope_theta(raw))):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            given = "missing" if value is None else repr(value)
+    numbers = {
+        "rms_norm_eps": raw.get("rms_norm_eps"),
+        "rope_theta": rope_theta(raw),
+        "initializer_range": raw.get("initializer_range", 0.02),
+    }
+    for key, value in numbers.items():
+        if not _is_positive(value):
+            given = "missing" if value is None and key not in raw else repr(value)[:80]
             yield f"{key} is {given}, expected a number above 0"
     if not isinstance(raw.get("tie_word_embeddings"), bool):
         yield f"tie_word_embeddings is {_shown(raw, 'tie_word_embeddings')}, expected true or false"
+
+
+def _is_positive(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 < value <= sys.float_info.max
 
 
 def _shown(raw: Mapping[str, Any], key: str) -> str:
@@ -179,8 +199,8 @@ def from_hf(raw: Mapping[str, Any]) -> Qwen3Config:
 def to_hf(config: Qwen3Config, dtype: str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """config.json as data: `like`, or a fresh one, with this architecture and dtype in it.
 
-    Keys of `like` keep their order and, where nothing changed, their value; both spellings of
-    theta and dtype are present in the result, so that old and new readers agree.
+    Keys of `like` keep their order and, where nothing changed, their value; theta and dtype are
+    there in the published spelling, whichever `like` has.
     """
     raw = dict(like) if like is not None else dict(_FRESH)
     for theirs, ours in _WHOLE.items():

@@ -7,6 +7,7 @@ which takes the final name when it is complete: a killed export leaves nothing u
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -50,18 +51,15 @@ def save(
     token ids that begin, end and pad). Tensors keep the dtype of `params` unless `dtype` is given.
     Every process of a multi-host run calls this; the first one writes.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     like = None if like is None else Path(like)
     layout.check(config, params)
-    stored = hf.as_dtype(dtype if dtype is not None else params["embed"].dtype)
+    stored = hf.as_dtype(dtype) if dtype is not None else _only_dtype(params)
     shard_bytes = as_bytes(max_shard_size)
     if jax.process_index() == 0:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-    if not overwrite and _is_taken(folder):
-        raise FileExistsError(
-            f"{folder}: already there; choose another name or pass overwrite=True"
-        )
+    _check_name(folder, like, overwrite)
     documents = _documents(config, params, like, stored, generation)
     tensors = _host_tensors(config, params, stored)
     if jax.process_index() == 0:
@@ -74,12 +72,28 @@ def save(
     return folder
 
 
-def _is_taken(folder: Path) -> bool:
-    """Whether something stands under the name: the first process looks, all get its answer."""
-    taken = False
+def _only_dtype(params: layout.Params) -> np.dtype:
+    found = sorted({np.dtype(x.dtype).name for x in jax.tree.leaves(params)})
+    if len(found) > 1:
+        raise ValueError(f"params mix {' and '.join(found)}; say which to store with dtype=")
+    return hf.as_dtype(found[0])
+
+
+def _check_name(folder: Path, like: Path | None, overwrite: bool) -> None:
+    """Refuse a name that is taken: the first process looks, all get its answer."""
+    taken, odd = False, False
     if jax.process_index() == 0:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(taken)))
+        odd = folder.is_symlink() or (folder.exists() and not folder.is_dir())
+        taken = odd or (folder.is_dir() and any(folder.iterdir()))
+    taken, odd = (bool(x) for x in multihost_utils.broadcast_one_to_all(np.array([taken, odd])))
+    if odd:
+        raise FileExistsError(f"{folder}: is a file or a link, not a folder; choose another name")
+    if taken and not overwrite:
+        raise FileExistsError(
+            f"{folder}: already there; choose another name or pass overwrite=True"
+        )
+    if like is not None and folder.resolve() in like.resolve().parents:
+        raise ValueError(f"{folder}: holds {like}, which would be lost; choose another name")
 
 
 def as_bytes(size: int | str) -> int:
@@ -112,9 +126,14 @@ def _host_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """One tensor at a time on this host, whole and in C order: safetensors needs it so."""
     for name, tensor in layout.hf_tensors(config, params):
-        if not tensor.is_fully_addressable:
+        if isinstance(tensor, jax.Array) and not tensor.is_fully_addressable:
             tensor = multihost_utils.process_allgather(tensor, tiled=True)
-        yield name, np.ascontiguousarray(np.asarray(tensor).astype(dtype, copy=False))
+        try:
+            with np.errstate(over="raise"):
+                whole = np.asarray(tensor).astype(dtype, copy=False)
+        except FloatingPointError:
+            raise ValueError(f"{name}: holds values beyond {dtype}; choose another dtype") from None
+        yield name, np.ascontiguousarray(whole)
 
 
 def _documents(
@@ -126,6 +145,9 @@ def _documents(
 ) -> dict[str, str]:
     """The folder's text files that are written rather than copied."""
     raw = hf.read_json(like / hf.CONFIG) if like is not None else None
+    for problem in config_module.problems(raw) if raw is not None else ():
+        # What it asks for is not what these parameters were computed with.
+        raise hf.CheckpointError(f"{like}/{hf.CONFIG}: {problem}")
     out = config_module.to_hf(config, dtype.name, like=raw)
     if generation is not None:
         ids = {key: value for key, value in generation.items() if key.endswith("_token_id")}
@@ -225,7 +247,8 @@ def _sweep(folder: Path) -> None:
     One that was killed between its two renames left the old folder under its hidden name alone:
     that one gets its name back.
     """
-    for path in folder.parent.glob(f".{folder.name}.{socket.gethostname()}-*-*"):
+    name = glob.escape(f".{folder.name}.{socket.gethostname()}-")
+    for path in folder.parent.glob(f"{name}*-*"):
         found = re.fullmatch(r".*-(\d+)-[0-9a-f]{8}\.(partial|replaced)", path.name)
         if found is None or _is_alive(int(found[1])):
             continue

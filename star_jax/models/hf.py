@@ -68,7 +68,7 @@ def load(folder: str | Path, dtype: Any = "float32", mesh: Mesh | None = None) -
     folder = Path(folder)
     wanted = as_dtype(dtype)
     config = read_config(folder)
-    for problem in tensor_problems(folder, config):
+    for problem in tensor_problems(folder, config):  # the first is enough
         raise CheckpointError(problem)
     entries = read_entries(folder)
     if mesh is not None:
@@ -78,7 +78,6 @@ def load(folder: str | Path, dtype: Any = "float32", mesh: Mesh | None = None) -
     with Reader() as reader, ThreadPoolExecutor(READERS) as pool:
         for entry in entries.values():
             reader.open(entry.path)
-        _check_tied_copy(config, entries, reader)
 
         def read(row: layout.Row) -> jax.Array:
             found = [entries[name] for name in row.hf_names(config)]
@@ -97,12 +96,15 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text, object_pairs_hook=tensorfile.unique)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; is this a Hugging Face model folder?"
         ) from None
-    except ValueError as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(raw).__name__}")
@@ -184,26 +186,29 @@ def tensor_problems(folder: Path, config: Qwen3Config) -> Iterator[str]:
             yield f"{entry.path}: {name}: a tensor that this architecture does not have"
         elif entry.dtype not in tensorfile.DTYPES:
             yield f"{entry.path}: {name}: dtype {entry.dtype}; star_jax reads F32, F16 and BF16"
-
-
-def _check_tied_copy(config: Qwen3Config, entries: dict[str, Entry], reader: Reader) -> None:
-    """Some tied checkpoints, Qwen3-0.6B among them, store the head as well: it must be the same."""
-    copy = entries.get(layout.HEAD.hf_name)
-    if copy is None or not config.tie_word_embeddings:
-        return
-    table = entries[layout.EMBED.hf_name]
-    same = (copy.dtype, copy.shape) == (table.dtype, table.shape)
-    buffers = np.empty((2, tensorfile.CHUNK), np.uint8)
-    for start in range(0, table.nbytes if same else 0, tensorfile.CHUNK):
-        size = min(tensorfile.CHUNK, table.nbytes - start)
-        for entry, buffer in zip((table, copy), buffers, strict=True):
-            reader.fill(entry, start, buffer[:size])
-        same = same and np.array_equal(buffers[0, :size], buffers[1, :size])
-    if not same:
-        raise CheckpointError(
+    # Some tied checkpoints, Qwen3-0.6B among them, store the head as well: it must be the same.
+    copy, table = entries.get(layout.HEAD.hf_name), entries.get(layout.EMBED.hf_name)
+    if config.tie_word_embeddings and copy and table and not _is_tied_copy(copy, table):
+        yield (
             f"{copy.path}: {copy.name}: differs from {table.name}, but config.json ties the two; "
             "set tie_word_embeddings to false if the head is its own"
         )
+
+
+def _is_tied_copy(copy: Entry, table: Entry) -> bool:
+    """Bit for bit the same, a piece at a time."""
+    if (copy.dtype, copy.shape) != (table.dtype, table.shape):
+        return False
+    buffers = np.empty((2, tensorfile.CHUNK), np.uint8)
+    with Reader() as reader:
+        for start in range(0, table.nbytes, tensorfile.CHUNK):
+            size = min(tensorfile.CHUNK, table.nbytes - start)
+            for entry, buffer in zip((table, copy), buffers, strict=True):
+                reader.open(entry.path)
+                reader.fill(entry, start, buffer[:size])
+            if not np.array_equal(buffers[0, :size], buffers[1, :size]):
+                return False
+    return True
 
 
 def _read_row(
@@ -277,4 +282,12 @@ def _read_piece(
             scratch = np.empty((piece.end - piece.start, *shape[1:]), stored)
             reader.fill(piece.entry, piece.start * row_bytes, scratch)
         rows = slice(start - piece.start, end - piece.start)
-        part[...] = scratch[(rows, *(slice(*bound) for bound in own[1:]))]
+        cut = scratch[(rows, *(slice(*bound) for bound in own[1:]))]
+        try:
+            with np.errstate(over="raise"):
+                part[...] = cut
+        except FloatingPointError:
+            raise CheckpointError(
+                f"{piece.entry.path}: {piece.entry.name}: holds values beyond {part.dtype}; "
+                "load it as bfloat16 or float32"
+            ) from None

@@ -69,8 +69,8 @@ def inspect(folder: str | Path) -> Report:
     except CheckpointError as error:
         entries = {}
         problems.append(str(error))
-    if config is not None and entries:
-        problems.extend(hf.tensor_problems(folder, config))
+    else:
+        problems.extend(hf.tensor_problems(folder, config) if config is not None else ())
     files = sorted({entry.path.name for entry in entries.values()})
     kinds = collections.Counter(entry.dtype for entry in entries.values())
     tokenizer, tokenizer_problems = _tokenizer(folder, config)
@@ -119,12 +119,11 @@ def _tokenizer(folder: Path, config: Qwen3Config | None) -> tuple[str, list[str]
     if not path.is_file():
         return "none (no tokenizer.json)", []
     try:
-        ids = list(_ids(hf.read_json(path)))
-    except (CheckpointError, KeyError, TypeError, AttributeError) as error:
+        ids = [int(token_id) for token_id in _ids(hf.read_json(path))]
+        settings = _settings(folder)
+    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:
         return "unreadable", [f"{path}: not a tokenizer that can be read: {error}"]
-    has_template = (folder / "chat_template.jinja").is_file() or "chat_template" in _settings(
-        folder
-    )
+    has_template = (folder / "chat_template.jinja").is_file() or "chat_template" in settings
     template = "with a chat template" if has_template else "without a chat template"
     sentence = f"{len(ids):,} entries, {template}"
     if config is not None and ids and max(ids) >= config.vocab_size:

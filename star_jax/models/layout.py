@@ -175,7 +175,7 @@ def from_hf_tensors(config: Qwen3Config, tensors: Mapping[str, Any], stack: Any)
 def check(config: Qwen3Config, params: Params) -> None:
     """ValueError unless the tree has exactly the leaves and shapes that the table asks for."""
     found = {
-        "/".join(key.key for key in path): value.shape
+        "/".join(str(getattr(key, "key", key)) for key in path): value.shape
         for path, value in jax.tree_util.tree_leaves_with_path(params)
     }
     wanted = {"/".join(row.path): row.shape(config) for row in rows(config)}

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Key
 
 from star_jax.models import attention, layout, sharding
@@ -26,6 +27,7 @@ from star_jax.models.attention import Backend, Places
 from star_jax.models.config import Qwen3Config
 
 Remat = Literal["none", "dots", "block"]
+PRODUCT = "product"  # the name under which remat "dots" finds the results of matrix products
 Tokens = Int[Array, "B T"] | Int[np.ndarray, "B T"]
 Lengths = Int[Array, " B"] | Int[np.ndarray, " B"]
 
@@ -131,9 +133,34 @@ def _weight(config: Qwen3Config, rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.
 
 
 def _matmul(equation: str, x: jax.Array, weight: Any) -> jax.Array:
-    """A matrix in the dtype of what flows through it."""
-    matrix = weight[...].astype(x.dtype)
-    return jnp.einsum(equation, x, matrix, precision=attention.precision(x.dtype))
+    return checkpoint_name(multiply(equation, x, weight[...]), PRODUCT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def multiply(equation: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """An einsum in the dtype of what flows through it. The weight's gradient, a sum over all tokens
+    and all devices that have some, is float32 until it is the weight's own dtype."""
+    return _einsum(equation, x, weight.astype(x.dtype), x.dtype)
+
+
+def _multiply_forward(equation: str, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, Any]:
+    return multiply(equation, x, weight), (x, weight)
+
+
+def _multiply_backward(equation: str, kept: Any, gradient: jax.Array) -> tuple[Any, Any]:
+    x, weight = kept
+    x_axes, weight_axes, out_axes = equation.replace("->", ",").split(",")
+    back = _einsum(f"{out_axes},{weight_axes}->{x_axes}", gradient, weight.astype(x.dtype), x.dtype)
+    over = _einsum(f"{x_axes},{out_axes}->{weight_axes}", x, gradient, jnp.float32)
+    return back, over.astype(weight.dtype)
+
+
+multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def _einsum(equation: str, left: jax.Array, right: jax.Array, out: Any) -> jax.Array:
+    exact = attention.precision(left.dtype)
+    return jnp.einsum(equation, left, right, precision=exact, preferred_element_type=out)
 
 
 def rotary(config: Qwen3Config, position_BT: Int[Array, "B T"]) -> tuple[jax.Array, jax.Array]:
@@ -187,9 +214,32 @@ def compute_dtype(params: layout.Params) -> Any:
 def embed(params: layout.Params, tokens_BT: jax.Array, dtype: Any) -> jax.Array:
     # The width is gathered before the lookup: looking up in pieces of rows and then trading pieces
     # of width for rows is what the partitioner can only do by copying everything everywhere.
-    table_VD = sharding.constrain(params["embed"].astype(dtype), "vocab", None)
-    x_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode="clip")
+    table_VD = sharding.constrain(params["embed"], "vocab", None)
+    x_BTD = look_up(table_VD, tokens_BT).astype(dtype)
     return sharding.constrain(x_BTD, "batch", None, None)
+
+
+@jax.custom_vjp
+def look_up(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+    """Rows of the table. Their gradients are summed in float32: in bfloat16 the sum of a frequent
+    token's would stop growing after a few hundred."""
+    return jnp.take(table_VD, tokens_BT, axis=0, mode="clip")
+
+
+def _look_up_forward(table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, Any]:
+    # An empty array carries the table's size and dtype to the backward pass, not its values.
+    shape_V0 = jnp.zeros((table_VD.shape[0], 0), table_VD.dtype)
+    return look_up(table_VD, tokens_BT), (shape_V0, tokens_BT)
+
+
+def _look_up_backward(kept: Any, gradient_BTD: jax.Array) -> tuple[jax.Array, None]:
+    shape_V0, tokens_BT = kept
+    zero_VD = jnp.zeros((shape_V0.shape[0], gradient_BTD.shape[-1]), jnp.float32)
+    sum_VD = zero_VD.at[tokens_BT].add(gradient_BTD.astype(jnp.float32), mode="clip")
+    return sharding.constrain(sum_VD, "vocab", None).astype(shape_V0.dtype), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 def final_norm(params: layout.Params, config: Qwen3Config, x_BTD: jax.Array) -> jax.Array:
@@ -232,7 +282,7 @@ def rematerialised(layer: Any, remat: Remat) -> Any:
         case "none":
             return layer
         case "dots":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
             return jax.checkpoint(layer, policy=policy, prevent_cse=False)
         case "block":
             return jax.checkpoint(layer, prevent_cse=False)
@@ -264,13 +314,37 @@ def logits(
     backend: Backend = "auto",
 ) -> Float[Array, "B T V"]:
     """Right-padded rows → float32 logits; what stands at positions ≥ length is unspecified."""
-    tokens_BT, lengths_B = jnp.asarray(tokens_BT), jnp.asarray(lengths_B)
-    mesh = sharding.mesh_of(params)
-    run = functools.partial(_logits, config=config, backend=backend)
-    if mesh is None:
-        return run(params, tokens_BT, lengths_B)
-    with jax.set_mesh(mesh):
-        return run(params, tokens_BT, lengths_B)
+    rows = check_rows(params, config, tokens_BT, lengths_B)
+    with sharding.mesh_context(params):
+        return _logits(params, *rows, config=config, backend=backend)
+
+
+def check_rows(
+    params: layout.Params, config: Qwen3Config, tokens_BT: Any, lengths_B: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The rows as int32 on the device; ValueError where they are none for this model.
+
+    Values are looked at where that is free: on the host, before they are moved.
+    """
+    layout.check(config, params)
+    rows = []
+    for name, given, rank in (("tokens", tokens_BT, 2), ("lengths", lengths_B, 1)):
+        given = given if isinstance(given, jax.Array) else np.asarray(given)
+        if given.ndim != rank or not jnp.issubdtype(given.dtype, jnp.integer):
+            raise ValueError(f"{name} must be {rank}-D integers, got {given.dtype}{given.shape}")
+        rows.append(given)
+    tokens_BT, lengths_B = rows
+    B, T = tokens_BT.shape
+    if lengths_B.shape != (B,):
+        raise ValueError(f"{B} rows of tokens need {B} lengths, got {lengths_B.shape[0]}")
+    bounds = (("token", tokens_BT, config.vocab_size - 1), ("length", lengths_B, T))
+    for name, given, most in bounds:
+        if isinstance(given, np.ndarray) and given.size:
+            low, high = given.min(), given.max()
+            if low < 0 or high > most:
+                found = low if low < 0 else high
+                raise ValueError(f"{name} {found} is outside 0 to {most}")
+    return jnp.asarray(tokens_BT, jnp.int32), jnp.asarray(lengths_B, jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "backend"))

@@ -6,7 +6,9 @@ and the batch too; `tensor` splits heads, the SwiGLU's width and the vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -108,6 +110,14 @@ def mesh_of(params: layout.Params) -> Mesh | None:
             if isinstance(placed, NamedSharding) and isinstance(placed.mesh, Mesh):
                 return placed.mesh
     return None
+
+
+def mesh_context(params: layout.Params) -> AbstractContextManager[Any]:
+    """Make the parameters' own mesh the ambient one, inside and outside of a trace."""
+    mesh = mesh_of(params)
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def constrain(array: jax.Array, *axes: str | None) -> jax.Array:

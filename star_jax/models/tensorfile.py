@@ -42,6 +42,15 @@ class Entry:
     nbytes: int
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are all different: of two, nobody knows which one was meant."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return made
+
+
 def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of a file; CheckpointError unless the file is whole and well formed."""
     size = path.stat().st_size
@@ -53,7 +62,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             )
         text = file.read(length)
     try:
-        raw = json.loads(text.decode("utf-8"))
+        raw = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
         raw.pop("__metadata__", None)
         entries = {name: _entry(path, name, item, 8 + length) for name, item in raw.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -73,7 +82,8 @@ def _not_safetensors(path: Path, why: str) -> str:
 def _entry(path: Path, name: str, item: dict[str, Any], base: int) -> Entry:
     start, end = item["data_offsets"]
     shape = tuple(item["shape"])
-    if not 0 <= start <= end or any(not isinstance(n, int) or n < 0 for n in shape):
+    whole = all(type(n) is int and n >= 0 for n in (start, end, *shape))
+    if not whole or start > end or not isinstance(item["dtype"], str):
         raise CheckpointError(f"{path}: {name}: its offsets or shape make no sense: {item}")
     dtype = item["dtype"]
     if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - start:
