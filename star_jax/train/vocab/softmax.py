@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -93,19 +92,13 @@ def largest(
     are merged: k numbers a position travel, not the logits. `approximate` finds each of them with
     a probability of 95 %, by a cheaper reduction where the device has one (TPU).
     """
-    V = logits_CV.shape[1]
+    V, pieces = logits_CV.shape[1], placing.size("tensor")
     if not 1 <= k <= V:
         raise ValueError(f"the top-k of {V} tokens has 1 to {V} of them, got {k}")
-    find = functools.partial(_largest, k=k, approximate=approximate)
-    logit_CK, ids_CK = placing.each_group(find, logits_CV)
-    return logit_CK, ids_CK
-
-
-def _largest(logits_CV: jax.Array, _: Any, *, k: int, approximate: bool) -> Any:
-    V, pieces = logits_CV.shape[1], placing.size("tensor")
     find = jax.lax.approx_max_k if approximate else jax.lax.top_k
     if pieces == 1 or V % pieces:
-        return tuple(find(logits_CV, k))
+        logit_CK, ids_CK = find(logits_CV, k)
+        return logit_CK, ids_CK
     each = V // pieces
 
     def merged(logits_CW: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -120,7 +113,8 @@ def _largest(logits_CV: jax.Array, _: Any, *, k: int, approximate: bool) -> Any:
     run = jax.shard_map(
         merged, in_specs=(parts,), out_specs=whole, axis_names={"tensor"}, check_vma=False
     )
-    return run(logits_CV)
+    logit_CK, ids_CK = run(logits_CV)
+    return logit_CK, ids_CK
 
 
 def _at(logits_CV: jax.Array, target_C: jax.Array) -> jax.Array:
