@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_jax.train import distill
-from star_jax.train.distill.teacher import contains
+from star_jax.train.distill.teacher import _hit, contains
 
 N, V = 4, 13
 QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
@@ -356,10 +356,17 @@ def test_draws_follow_the_teacher() -> None:
     assert (np.abs(count_V / 1600 - p_V) <= 4 * np.sqrt(p_V * (1 - p_V) / 1600)).all()
 
 
+def test_a_dart_on_the_edge_hits_no_impossible_token() -> None:
+    cumulative_V = jnp.asarray([0.0, 0.25, 0.25, 1.0])
+    np.testing.assert_array_equal(_hit(cumulative_V, jnp.asarray([0.0, 0.1, 0.25])), [1, 1, 3])
+
+
 def test_draws_belong_to_their_position() -> None:
     _, teacher_NV = logits(4)
     seed_N = seeds(N)
     drawn = distill.draw(seed_N, jnp.asarray(teacher_NV), 16)
+    alike = distill.draw(seed_N, jnp.asarray(np.tile(teacher_NV[:1], (N, 1))), 16)
+    assert len(np.unique(alike.ids_NC, axis=0)) > 1
     alone = distill.draw(seed_N[2:3], jnp.asarray(teacher_NV[2:3]), 16)
     np.testing.assert_array_equal(alone.ids_NC[0], drawn.ids_NC[2])
     np.testing.assert_array_equal(alone.count_NC[0], drawn.count_NC[2])
@@ -415,10 +422,10 @@ def test_empty_slots_of_a_list_are_no_tokens() -> None:
         )
         student_NV[:, 0] = 20.0
         assert not contains(stored.ids_NC, jnp.zeros((N, 1), jnp.int32)).all()
-        short = measure_all([x | {"top_k": 5} for x in ON_A_LIST], student_NV, stored)
-        long = measure_all([x | {"top_k": 7} for x in ON_A_LIST], student_NV, padded)
-    for options, a, b in zip(ON_A_LIST, short, long, strict=True):
-        # The overlap is a share of the student's list, which no slot of the teacher's changes.
+        some = [LISTS | x for x in (*PLACES[:4], {"kind": "rkl", "tail": "zero"}, {"kind": "akl"})]
+        short = measure_all([x | {"top_k": 5} for x in some], student_NV, stored)
+        long = measure_all([x | {"top_k": 7} for x in some], student_NV, padded)
+    for options, a, b in zip(some, short, long, strict=True):
         _assert_same(a, b, name(options))
 
 

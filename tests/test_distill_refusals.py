@@ -166,7 +166,7 @@ def test_the_dropped_tail_does_rise() -> None:
 TOKENS = np.array(
     [
         [9, 5, 1, 9, 2, 9, 3, 4, 0],  # two ends in the target, one in the prompt
-        [5, 9, 1, 2, 3, 4, 0, 0, 0],  # none in the target
+        [5, 9, 1, 2, 3, 4, 0, 0, 9],  # none in the target, but before and after it
         [5, 5, 9, 1, 2, 3, 9, 0, 9],  # the last target token ends the thinking
     ]
 )

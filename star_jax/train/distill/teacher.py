@@ -139,14 +139,18 @@ def draw(
 
     def place(seed: Array, cumulative_V: Array) -> Array:
         dart_C = jax.random.uniform(jax.random.key(seed), (draws,), cumulative_V.dtype)
-        # Side "right" finds the first token past the dart: one of probability 0 is never hit.
-        return jnp.searchsorted(cumulative_V, dart_C * cumulative_V[-1], side="right")
+        return _hit(cumulative_V, dart_C * cumulative_V[-1])
 
     hit_NC = jnp.sort(jax.vmap(place)(seed_N, cumulative_NV), axis=1)
     hit_NC = jnp.minimum(hit_NC, logits_NV.shape[1] - 1).astype(jnp.int32)
     count_NC = jnp.sum(hit_NC[:, :, None] == hit_NC[:, None, :], axis=2)
     first_NC = jnp.pad(hit_NC[:, 1:] != hit_NC[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return Drawn(hit_NC, jnp.where(first_NC, count_NC, 0))
+
+
+def _hit(cumulative_V: Float[Array, " V"], dart_C: Float[Array, " C"]) -> Int[Array, " C"]:
+    """The first token whose cumulative mass passes the dart: one of probability 0 never does."""
+    return jnp.searchsorted(cumulative_V, dart_C, side="right")
 
 
 def contains(listed_NC: Int[Array, "N C"], ids_NM: Int[Array, "N M"]) -> Bool[Array, "N M"]:
