@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from star_jax.train import distill
 from star_jax.train.distill.teacher import _hit, contains
 
+# Hypothesis draws shapes, and each of them is a program to compile.
+pytestmark = pytest.mark.slow
+
 N, V = 4, 13
 QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
 LISTS = {"top_k": 5, "student_top_m": 4, "tail_weight": 3.0}

@@ -89,6 +89,7 @@ def mean_nll(logits_BTV: Any, tokens_BT: Any, length_B: Any) -> Any:
     return -jnp.where(seen_BT, logp_BT, 0).sum() / seen_BT.sum()
 
 
+@pytest.mark.slow
 def test_gradient_matches_finite_differences(model: models.Model) -> None:
     """Along a random direction of every parameter, in float32."""
     tokens_BT, length_B = jnp.asarray(tiny.rows(4, [9, 6])), jnp.array([9, 6])
@@ -321,6 +322,7 @@ def test_a_step_moves_nothing_between_host_and_device(
         jax.block_until_ready(step(model.params, tokens_BT, length_B))
 
 
+@pytest.mark.slow
 def test_init_is_what_the_table_says() -> None:
     config = models.Qwen3Config(
         vocab_size=300,
