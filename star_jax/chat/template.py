@@ -151,8 +151,16 @@ def render_with(
     if enable_thinking is not None:  # templates ask whether it `is defined`
         variables["enable_thinking"] = enable_thinking
     return _compile(template)(
-        messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+        # None, not an empty list, is what templates know rows without tools by.
+        messages=messages,
+        tools=tools or None,
+        add_generation_prompt=add_generation_prompt,
+        **variables,
     )
+
+
+# What an expression of somebody's template may raise when it meets values it was not made for.
+EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 
 
 @functools.lru_cache(maxsize=16)
@@ -181,7 +189,7 @@ def _compile(template: str) -> Callable[..., str]:
     def run(**names: object) -> str:
         try:
             return compiled.render(names)
-        except TemplateError as error:
+        except (TemplateError, *EXPRESSION_ERRORS) as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error
 
     environment = ImmutableSandboxedEnvironment(

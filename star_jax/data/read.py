@@ -221,7 +221,7 @@ def _conversation(
     tools = given.get("tools", [])
     if faults := tuple(chat.check(messages, tools)):
         return faults
-    row_id = given.get("id", _content_id(messages, tools))
+    row_id = given["id"] if "id" in given else _content_id(messages, tools)
     return Conversation(row_id, tuple(messages), tuple(tools), line)
 
 
@@ -244,11 +244,11 @@ def _pair(
     faults += chat.check_tools(tools)
     if faults:
         return tuple(faults)
-    row_id = given.get("id", _content_id(prompt[1], target[1], tools))
+    row_id = given["id"] if "id" in given else _content_id(prompt[1], target[1], tools)
     return Pair(row_id, prompt[1], target[1], None if tools is None else tuple(tools), line)
 
 
 def _content_id(*content: object) -> str:
     """The id of a row that brings none: the same wherever the row stands, in whatever file."""
-    text = json.dumps(content, sort_keys=True)
+    text = json.dumps(content, sort_keys=True, default=str)  # a column may hold dates
     return f"row-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"

@@ -35,9 +35,15 @@ def convert(
             yield item
             continue
         try:
-            yield to_example(_conversation(item))
+            example = to_example(_conversation(item))
+            json.dumps(example, ensure_ascii=False).encode()  # half of a pair can't be written
         except Unusable as error:
             yield Bad(str(path), item.line, (error.fault,))
+        except ValueError as error:  # the template's own, or text that is no Unicode
+            fault = Fault("messages", f"cannot be written ({error})", "mend the row")
+            yield Bad(str(path), item.line, (fault,))
+        else:
+            yield example
 
 
 class Unusable(ValueError):

@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
                 _write(compare.lines(*compare.compare(rows.read(arguments.file))))
             case _:
                 _replay(arguments)
+    except BrokenPipeError:
+        raise  # the reader of our output has seen enough; data's main knows what to do
     except (ValueError, OSError) as error:
         sys.stderr.write(f"rewards {arguments.command}: {error}\n")
         return 2
@@ -81,6 +83,8 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> None:
+    if arguments.out and not arguments.out.parent.is_dir():
+        raise ValueError(f"--out {arguments.out}: there is no folder {arguments.out.parent}")
     if arguments.out and arguments.out.exists():
         raise ValueError(f"--out {arguments.out}: already there; choose another name")
     samples = list(rows.read(arguments.file))
@@ -93,10 +97,10 @@ def _replay(arguments: argparse.Namespace) -> None:
     else:
         scores = score(samples, [term], timeout_s=arguments.timeout)
     if arguments.out:
-        with arguments.out.open("x", encoding="utf-8") as out:
-            out.writelines(
-                json.dumps(record, ensure_ascii=False) + "\n" for record in records(samples, scores)
-            )
+        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in records(samples, scores)]
+        data = "".join(lines).encode(errors="replace")
+        with arguments.out.open("xb") as out:
+            out.write(data)
     _write(summary(path, scores))
 
 

@@ -29,6 +29,7 @@ from star_jax.rewards.pool import Pool
 from star_jax.rewards.reward import Reward
 from star_jax.rewards.waiting import finish
 
+MOST_SECONDS = 1e6  # a longer limit is a mistake, and more than a timer can take
 CONCURRENT = 64  # calls of a coroutine function under way at once
 
 
@@ -96,19 +97,31 @@ def score(
     named by dotted path then. A call outlasting its time is interrupted by a signal, which only a
     main thread can receive: elsewhere a time limit needs a pool.
     """
-    if timeout_s is not None and timeout_s <= 0:
+    if timeout_s is not None and not 0 < timeout_s < MOST_SECONDS:
         raise ValueError(f"rewards: timeout_s is {timeout_s}; give seconds > 0, or None")
+    for term in terms:
+        if not math.isfinite(term.weight):
+            raise ValueError(f"reward {term.name}: weight is {term.weight}; give a finite number")
     if not terms:
         raise ValueError("rewards: no terms; give at least one reward")
     columns = [_column(samples, term, timeout_s, pool) for term in terms]
+    weights = [term.weight for term in terms]
+    totals = tuple(_total(weights, row) for row in zip(*columns, strict=True))
     failures = tuple(
         Failure(sample.id or str(number), term.name, outcome.failure)
         for term, column in zip(terms, columns, strict=True)
         for number, (sample, outcome) in enumerate(zip(samples, column, strict=True))
         if outcome.failure is not None
     )
-    weights = [term.weight for term in terms]
-    totals = tuple(_total(weights, row) for row in zip(*columns, strict=True))
+    failures += tuple(
+        Failure(sample.id or str(number), "sum", "the weighted sum is beyond float64")
+        for number, (sample, total, row) in enumerate(
+            zip(samples, totals, zip(*columns, strict=True), strict=True)
+        )
+        if total is None
+        and any(outcome.value is not None for outcome in row)
+        and all(outcome.failure is None for outcome in row)
+    )
     values = tuple(tuple(outcome.value for outcome in column) for column in columns)
     return Scores(totals, values, failures)
 
@@ -121,7 +134,11 @@ def _total(weights: Sequence[float], outcomes: Sequence[Outcome]) -> float | Non
         for weight, outcome in zip(weights, outcomes, strict=True)
         if outcome.value is not None
     ]
-    return math.fsum(products) if products else None
+    try:
+        total = math.fsum(products) if products else None
+    except (OverflowError, ValueError):  # products beyond float64, or of both infinite signs
+        return None
+    return total if total is None or math.isfinite(total) else None
 
 
 def _column(
@@ -129,7 +146,10 @@ def _column(
 ) -> list[Outcome]:
     function = load(term.reward) if isinstance(term.reward, str) else term.reward
     jobs = [_job(sample, term) for sample in samples]
-    if inspect.iscoroutinefunction(function):  # waits for others, so it stays in this process
+    call = getattr(function, "__call__", None)  # noqa: B004  # of an object that is a coroutine's
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        call
+    ):  # waits for others, so it stays in this process
         return finish(_gather(function, jobs, timeout_s))
     if pool is None:
         if timeout_s is not None and threading.current_thread() is not threading.main_thread():
@@ -169,7 +189,7 @@ async def _gather(
             except TimeoutError as error:
                 late = limit.expired()
                 return Outcome(failure=overrun(timeout_s) if late else said(error))
-            except Exception as error:  # as in run_in_time
+            except (Exception, SystemExit, asyncio.CancelledError) as error:  # as in run_in_time
                 return Outcome(failure=said(error))
 
     return await asyncio.gather(*[one(job) for job in jobs])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, SupportsFloat
 
 from star_jax.rewards.reward import Reward
 
@@ -29,17 +29,30 @@ class Overrun(BaseException):
 
 def judged(value: object) -> Outcome:
     """A returned value as an outcome: a finite number, a Reward and None are in order."""
-    if value is None or isinstance(value, Reward):
-        return Outcome(value)
-    if isinstance(value, int | float) and math.isfinite(value):
-        return Outcome(float(value))
-    shown = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
+    if value is None:
+        return Outcome()
+    number: Any = value.total if isinstance(value, Reward) else value
+    # Numbers of other libraries, NumPy's among them, are numbers too; texts are not.
+    if isinstance(number, SupportsFloat) and _is_finite(number):
+        return Outcome(value if isinstance(value, Reward) else float(number))
+    shown = repr(number) if isinstance(number, float) else f"a {type(value).__name__}"
     return Outcome(failure=f"returned {shown}, not a finite number, a Reward or None")
 
 
-def said(error: Exception) -> str:
-    """An exception as a reason."""
-    return f"{type(error).__name__}: {error}"
+def _is_finite(number: SupportsFloat) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except (OverflowError, TypeError, ValueError):
+        return False
+
+
+def said(error: BaseException) -> str:
+    """An exception as a reason, in characters that every file can hold."""
+    try:
+        text = str(error)
+    except Exception as broken:  # somebody's own exception, whose text is broken itself
+        text = f"(its text raises {type(broken).__name__})"
+    return f"{type(error).__name__}: {text}".encode(errors="replace").decode()
 
 
 def overrun(timeout_s: float | None) -> str:
@@ -55,7 +68,7 @@ def run_in_time(function: Callable[..., Any], job: Job, timeout_s: float | None)
             value = function(*arguments, **keywords)
     except Overrun:
         return Outcome(failure=overrun(timeout_s))
-    except Exception as error:  # anybody's function may raise anything; it costs this call only
+    except (Exception, SystemExit) as error:  # anybody's function may raise anything
         return Outcome(failure=said(error))
     return judged(value)
 

@@ -12,7 +12,7 @@ def load(path: str) -> Callable[..., Any]:
     module, _, name = path.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), name) if module else None
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"reward {path!r}: {error}; write package.module.function") from error
     if not callable(function):
         raise ValueError(f"reward {path!r} is no function; write package.module.function")

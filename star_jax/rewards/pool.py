@@ -60,6 +60,10 @@ class _Worker:
         now = time.monotonic()
         self.deadline = float("inf") if timeout_s is None else now + timeout_s + GRACE_S
 
+    def has_died_idle(self) -> bool:
+        """Whether the process ended while it had nothing to do."""
+        return not self.open and self.process.poll() is not None
+
     def is_overdue(self) -> bool:
         """Whether its time is up and no answer lies in the pipe."""
         return time.monotonic() > self.deadline and not self.connection.poll()
@@ -113,6 +117,10 @@ class Pool:
         return max(1, min(SHARE, jobs // (4 * self.size)))
 
     def _hand_out(self, batch: _Batch) -> None:
+        # One that died while it was idle costs no call: a fresh one takes its place.
+        for worker in [worker for worker in self._workers if worker.has_died_idle()]:
+            worker.stop()
+            self._workers.remove(worker)
         while len(self._workers) < min(self.size, len(batch.waiting)):
             self._workers.append(_Worker())
         for worker in self._workers:

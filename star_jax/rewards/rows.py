@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,16 @@ from star_jax.rewards.combine import Sample
 def read(path: Path) -> Iterator[Sample]:
     """The rows of a file; ValueError with file, line, field and remedy where one is malformed."""
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _sample(line, f"{path}:{number}")
+    number = 0
+    try:
+        with opened(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _sample(line, f"{path}:{number}")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path}:{number + 1}: the gzip stream is damaged ({error}): fetch or write it again"
+        ) from error
 
 
 def find(path: Path, row_id: str) -> Sample:
@@ -33,10 +40,11 @@ def find(path: Path, row_id: str) -> Sample:
     raise ValueError(f"{path}: no row has id {row_id!r}; pass one of the file's ids to --row")
 
 
-def _sample(line: str, where: str) -> Sample:
+def _sample(line: bytes, where: str) -> Sample:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = json.loads(line.decode())
+        json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair can't be written
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error}); write one object a line") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a {type(row).__name__}; write one object a line")
