@@ -18,7 +18,7 @@ import numpy as np
 class Example(NamedTuple):
     """One sequence: a prompt and what should follow it, as token ids."""
 
-    ids: Sequence[int]
+    ids: Sequence[int] | np.ndarray
     n_prompt: int  # how many of them are prompt; the rest is learnt
     row_id: str = ""
 

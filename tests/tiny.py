@@ -9,6 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+import tokenizers
+from tokenizers import decoders, pre_tokenizers
 
 BASE = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -115,3 +117,27 @@ def rows(seed: int, lengths: list[int], vocab: int = 128, T: int | None = None) 
     for row, length in zip(made, lengths, strict=True):
         row[length:] = 0
     return made.astype(np.int32)
+
+
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+)
+
+
+def tokenizer(folder: Path) -> Path:
+    """One token a byte, then Qwen3's special ones: 263 ids, and no text that they cannot write."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = tokenizers.models.BPE({letter: i for i, letter in enumerate(letters)}, [])
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(list(SPECIAL))
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    return folder
