@@ -1,17 +1,47 @@
-"""`python -m star_jax.train`: a tour of the program on a tiny random model, on this machine."""
+"""python -m star_jax.train sft|ckd [--config FILE] [--section.key value] [--dry-run]
+
+    sft   cross-entropy with the targets of the rows
+    ckd   distillation from a teacher, live or from its cache
+          without a word: a tour of the program on a tiny random model, on this machine
+
+`sft --help` and `ckd --help` list every key. Exit status: 0 done, 2 a mistake in what was asked
+for, 3 a loss that is not finite, 75 stopped by SIGTERM and saved (the same command goes on), 130
+the same by Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from star_jax.train import devices, tour
+from star_jax.train import devices
+
+OK, MISTAKE, NON_FINITE, STOPPED, INTERRUPTED = 0, 2, 3, 75, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """→ the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m star_jax.train", description=__doc__)
+    given = list(sys.argv[1:] if argv is None else argv)
+    match given:
+        case ["sft" | "ckd" as loop, *rest]:
+            return _train(loop, rest)
+        case [("-h" | "--help"), *_]:
+            print(__doc__)
+            return OK
+        case [word, *_] if not word.startswith("-"):
+            print(f"star_jax.train: {word}: is no command: use sft or ckd", file=sys.stderr)
+            return MISTAKE
+    return _tour(given)
+
+
+def _tour(argv: Sequence[str]) -> int:
+    from star_jax.train import tour
+
+    parser = argparse.ArgumentParser(prog="python -m star_jax.train")
     parser.add_argument(
         "--cpu-devices",
         type=int,
@@ -25,8 +55,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices.split_cpu(args.cpu_devices)
     for line in tour.tell():
         print(line, flush=True)
-    return 0
+    return OK
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _train(loop: str, argv: list[str]) -> int:
+    from star_jax.train import config as configs
+    from star_jax.train import flags
+
+    kind: Any = configs.Sft if loop == "sft" else configs.Ckd
+    if "-h" in argv or "--help" in argv:
+        print(f"python -m star_jax.train {loop}: {kind.__doc__}\n\n{flags.help_text(kind)}")
+        return OK
+    is_dry = "--dry-run" in argv
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        config = flags.load(kind, [word for word in argv if word != "--dry-run"])
+        session = _begin(loop, config, is_dry)
+    except (ValueError, OSError) as error:
+        logging.debug("raised here", exc_info=True)
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return MISTAKE
+    return OK if session is None else _go_on(session)
+
+
+def _begin(loop: str, config: Any, is_dry: bool) -> Any:
+    """The session that is to go on; None where a preview was all that was asked for."""
+    import jax
+
+    from star_jax.train import ckd, fit, preview, processes, sft
+
+    if config.compute.cpu_devices > 1:
+        devices.split_cpu(config.compute.cpu_devices)
+    others = config.distributed
+    processes.join(others.mode, others.coordinator, others.processes, others.process)
+    if jax.process_index() > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    jax.config.update("jax_debug_nans", config.compute.debug_nans)
+    task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
+    if is_dry:
+        for line in preview.lines(task):
+            print(line)
+        return None
+    return fit.begin(task)
+
+
+def _go_on(session: Any) -> int:
+    """From here on a mistake is ours, and keeps its traceback."""
+    from star_jax.train import fit
+
+    output = session.task.run.output
+    try:
+        ending = fit.go_on(session)
+    except fit.NonFinite as error:
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return NON_FINITE
+    if ending is None:
+        logging.info("done: %s", output / "model")
+        return OK
+    logging.info("stopped and saved in %s: the same command goes on", output)
+    return INTERRUPTED if ending == signal.SIGINT else STOPPED

@@ -1,0 +1,183 @@
+"""A dataclass from a YAML file and flags, and back: one sentence for every mistake.
+
+load(kind, argv) → kind(...)       help_text(kind) → every key with its meaning
+to_yaml(config) → text             values(config) → dotted name → value
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import draccus
+import yaml
+from draccus.utils import DecodingError, ParsingError
+from draccus.wrappers import docstring
+
+T = TypeVar("T")
+
+
+def load(kind: type[T], argv: Sequence[str]) -> T:
+    """`--config FILE` (at most one), and `--section.key value` or `--section.key=value`."""
+    flags = _pairs(argv)
+    path = flags.pop("config", None)
+    known = dict(_leaves(kind))
+    raw: dict[str, Any] = {}
+    if path is not None:
+        raw = _file(Path(path), known)
+    for name, text in flags.items():
+        _check_name(name, known, "--")
+        _put(raw, name.split("."), _value(text, f"--{name}"))
+    source = f"{path}: " if path is not None else ""
+    for name, default in known.items():
+        if default is dataclasses.MISSING and _get(raw, name.split(".")) is None:
+            raise ValueError(f"{source}{name}: is missing: give --{name}, or put it in a --config")
+    return decode(kind, raw, source)
+
+
+def decode(kind: type[T], raw: Mapping[str, Any], source: str = "") -> T:
+    """The dataclass that nested values make."""
+    try:
+        return draccus.decode(kind, raw)
+    except DecodingError as error:
+        place = f"{'.'.join(map(str, error.key_path))}: " if error.key_path else ""
+        cause = error.message.splitlines()[0]
+        raise ValueError(f"{source}{place}{cause}") from error
+    except ParsingError as error:
+        cause = error
+        while cause.__cause__ is not None or cause.__context__ is not None:
+            cause = cause.__cause__ or cause.__context__
+        raise ValueError(f"{source}{cause}") from error
+
+
+def _pairs(argv: Sequence[str]) -> dict[str, str]:
+    """--name value and --name=value, each name once."""
+    found: dict[str, str] = {}
+    rest = list(argv)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--") or len(flag) < 3:
+            raise ValueError(f"{flag}: is no flag: write --section.key value")
+        name, sign, text = flag[2:].partition("=")
+        if not sign:
+            if not rest:
+                raise ValueError(f"{flag}: has no value: write {flag} value")
+            text = rest.pop(0)
+        if name in found:
+            raise ValueError(f"--{name}: is given twice: leave one")
+        found[name] = text
+    return found
+
+
+def _value(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text.strip() else text
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: is {text!r}, which is no YAML value: quote it") from error
+
+
+def _file(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file: check --config")
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)  # only some of PyYAML's errors know their line
+        line = f":{place.line + 1}" if place else ""
+        raise ValueError(f"{path}{line}: is no YAML: write one `key: value` a line") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: is no mapping: write one `key: value` a line")
+    for name, line, is_section in _keys(node, ""):
+        _check_name(name, known, f"{path}:{line}: ", is_section)
+    return raw
+
+
+def _keys(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int, bool]]:
+    """(dotted name, line, whether it is a section) of every key of a mapping."""
+    assert isinstance(node, yaml.MappingNode)
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        line = key.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode):
+            yield name, line, True
+            yield from _keys(value, f"{name}.")
+        else:
+            yield name, line, False
+
+
+def _check_name(name: str, known: Mapping[str, Any], where: str, is_section: bool = False) -> None:
+    sections = {leaf.rpartition(".")[0] for leaf in known} - {""}
+    sections |= {section.rpartition(".")[0] for section in sections} - {""}
+    if (is_section and name in sections) or (not is_section and name in known):
+        return
+    if name in sections:
+        keys = ", ".join(leaf for leaf in known if leaf.startswith(f"{name}."))
+        raise ValueError(f"{where}{name}: is a section: its keys are {keys}")
+    if name in known:
+        raise ValueError(f"{where}{name}: is one value, not a section: write {name}: value")
+    near = difflib.get_close_matches(name, [*known, *sections], n=1, cutoff=0.4)
+    same = [leaf for leaf in known if leaf.rpartition(".")[2] == name.rpartition(".")[2]]
+    hint = f"did you mean {(same or near)[0]}?" if same or near else "see --help for all keys"
+    raise ValueError(f"{where}{name}: is unknown: {hint}")
+
+
+def _put(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        raw = raw.setdefault(key, {})
+    raw[keys[-1]] = value
+
+
+def _get(raw: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        if not isinstance(raw, Mapping) or key not in raw:
+            return None
+        raw = raw[key]
+    return raw
+
+
+def _leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, default or MISSING) of every field that is no section."""
+    hints = typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[one.name]):
+            yield from _leaves(hints[one.name], f"{prefix}{one.name}.")
+        else:
+            yield f"{prefix}{one.name}", one.default
+
+
+def help_text(kind: Any) -> str:
+    """Every key: name, default, meaning."""
+    lines = [f"  {'--config FILE':<34} the same keys in a YAML file; flags go over it"]
+    for name, default in _leaves(kind):
+        owner = kind
+        for section in name.split(".")[:-1]:
+            owner = typing.get_type_hints(owner)[section]
+        meaning = docstring.get_attribute_docstring(owner, name.rpartition(".")[2]).comment_inline
+        shown = "required" if default is dataclasses.MISSING else _shown(default)
+        lines.append(f"  --{name:<32} {meaning} [{shown}]")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+
+
+def to_yaml(config: Any) -> str:
+    """The whole configuration, which `load` reads back."""
+    return yaml.safe_dump(draccus.encode(config), sort_keys=False, allow_unicode=True)
+
+
+def values(config: Any) -> dict[str, Any]:
+    """Dotted name → value of everything in a configuration."""
+    return {
+        name: _get(draccus.encode(config), name.split(".")) for name, _ in _leaves(type(config))
+    }

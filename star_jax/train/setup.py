@@ -1,0 +1,241 @@
+"""What a configuration names, made ready: devices, tokenizer, examples, batches, model.
+
+open(config, loop) → Run     nothing on a device yet; a user's mistakes are found here
+start(run) → State, Fixed    parameters read or restored, each shard where it lies
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from star_jax import models
+from star_jax.data import doctor, encode, template
+from star_jax.data.encode import Examples, Tokenizer
+from star_jax.data.feed import Feed
+from star_jax.models import hf, layout, lora, sharding, tensorfile
+from star_jax.models.config import Qwen3Config
+from star_jax.train import config as configs
+from star_jax.train import loss, place, state
+from star_jax.train.config import Training
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A file's examples as the doctor let them through, and the order they come in."""
+
+    uncut: Examples  # as the file has them: a teacher's cache knows them by these
+    examples: Examples
+    kept: Sequence[int]  # examples[i] is uncut[kept[i]], perhaps cut short
+    feed: Feed
+
+    @property
+    def hash(self) -> str:
+        made = hashlib.blake2b(digest_size=16)
+        for array in (self.examples.ids, self.examples.start, self.examples.n_prompt):
+            made.update(np.ascontiguousarray(array).tobytes())
+        return made.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    config: Training
+    mesh: Mesh
+    model: Qwen3Config
+    tokenizer: Tokenizer
+    template_hash: str
+    train: Rows
+    eval: Rows | None
+    rate: Callable[[Any], Any]
+    optimizer: optax.GradientTransformation
+
+    @property
+    def forward(self) -> loss.Forward:
+        compute, adapters = self.config.compute, self.config.lora.lora()
+        return loss.Forward(
+            config=self.model,
+            dtype=hf.as_dtype(compute.dtype),
+            backend=compute.attention,
+            remat=compute.remat,
+            chunk=compute.chunk,
+            lora_scale=None if adapters is None else adapters.scale,
+        )
+
+    @property
+    def output(self) -> Path:
+        return Path(self.config.output)
+
+
+def open(config: Training) -> Run:
+    """Read everything that is small, look at every row; ValueError where something is amiss."""
+    mesh = make_mesh(config.compute.mesh, "compute.mesh")
+    model = hf.read_config(Path(config.model))
+    tokenizer = Tokenizer(config.model)
+    if tokenizer.size > model.vocab_size:
+        raise ValueError(
+            f"{tokenizer.path}: has ids up to {tokenizer.size - 1}, the model beside it a "
+            f"vocabulary of {model.vocab_size}: copy the model's own tokenizer"
+        )
+    if config.data.max_tokens > model.max_position_embeddings:
+        raise ValueError(
+            f"data.max_tokens: is {config.data.max_tokens}, the model was made for "
+            f"{model.max_position_embeddings} positions: give at most that"
+        )
+    sharding.param_shardings(model, mesh)  # refuses what does not divide
+    train, evaluation = rows(config, tokenizer, mesh)
+    steps = train.feed.steps
+    optimizer, schedule = config.optimizer, config.schedule
+    rate = state.learning_rate(
+        optimizer.learning_rate,
+        steps,
+        schedule=schedule.curve,
+        warmup_share=schedule.warmup_share,
+        final_share=schedule.final_share,
+    )
+    adamw = state.adamw(
+        rate,
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+    )
+    return Run(
+        config=config,
+        mesh=mesh,
+        model=model,
+        tokenizer=tokenizer,
+        template_hash=template.fingerprint(config.model),
+        train=train,
+        eval=evaluation,
+        rate=rate,
+        optimizer=adamw,
+    )
+
+
+def make_mesh(sizes: configs.Mesh, name: str) -> Mesh:
+    try:
+        return models.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}: choose other sizes") from error
+
+
+def rows(config: Training, tokenizer: Tokenizer, mesh: Mesh) -> tuple[Rows, Rows | None]:
+    """The examples to train and to evaluate on, after the doctor has seen them."""
+    data, render = config.data, template.load(config.model)
+
+    def read(path: str) -> Examples:
+        return encode.examples(
+            path, tokenizer, render, keep_reasoning=data.keep_reasoning, skip_bad=data.skip_bad
+        )
+
+    def treat(uncut: Examples, evaluation: Examples | None) -> doctor.Treated:
+        limits = {"max_tokens": data.max_tokens, "max_targets": data.max_targets}
+        found = doctor.examine(uncut, tokenizer, **limits, evaluation=evaluation)
+        return doctor.treat(uncut, found, data.allow, **limits)
+
+    uncut_eval = read(data.eval) if data.eval is not None else None
+    uncut = read(data.train)
+    learnt = treat(uncut, uncut_eval)
+    train = Rows(
+        uncut=uncut,
+        examples=learnt.examples,
+        kept=learnt.kept,
+        feed=_feed(config, learnt.examples, mesh, is_eval=False),
+    )
+    if uncut_eval is None:
+        return train, None
+    seen = treat(uncut_eval, None)
+    evaluation = Rows(
+        uncut=uncut_eval,
+        examples=seen.examples,
+        kept=seen.kept,
+        feed=_feed(config, seen.examples, mesh, is_eval=True),
+    )
+    return train, evaluation
+
+
+def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) -> Feed:
+    if len(examples) == 0:
+        raise ValueError(f"{examples.path}: no row of it is left to use")
+    batch, ways = config.batch, place.ways(mesh)
+    examples_a_step = min(batch.examples, len(examples)) if is_eval else batch.examples
+    # More rows than a step has examples would be computed for nothing.
+    per_device = min(batch.rows_per_device, -(-examples_a_step // ways))
+    return Feed(
+        length=examples.lengths,
+        n_target=examples.n_target,
+        batch=examples_a_step,
+        rows=per_device * ways,
+        tokens=config.data.max_tokens,
+        seed=config.seed,
+        epochs=1.0 if is_eval else config.schedule.epochs,
+        max_steps=None if is_eval else config.schedule.max_steps,
+        packing=batch.packing,
+        shuffle=not is_eval,
+    )
+
+
+def trained(run: Run) -> Any:
+    """Shapes, dtypes and shardings of what is trained: float32 master weights, or adapters."""
+    if (adapters := run.config.lora.lora()) is not None:
+        shapes = lora.abstract(run.model, adapters)
+        placed = lora.shardings(run.model, adapters, run.mesh)
+    else:
+        shapes = layout.abstract(run.model, jnp.float32)
+        placed = sharding.param_shardings(run.model, run.mesh)
+    return placed(shapes, placed)
+
+
+def frozen(run: Run) -> Any:
+    """The same of the parameters under adapters, which are kept as they compute; else None."""
+    if run.config.lora.rank == 0:
+        return None
+    shapes = layout.abstract(run.model, hf.as_dtype(run.config.compute.dtype))
+    return placed(shapes, sharding.param_shardings(run.model, run.mesh))
+
+
+def placed(shapes: Any, at: Any) -> Any:
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, at
+    )
+
+
+def fresh(run: Run) -> state.State:
+    """The state before the first step."""
+    if (adapters := run.config.lora.lora()) is not None:
+        key = jax.random.key(run.config.seed)
+        params = lora.init(run.model, adapters, key, mesh=run.mesh)
+    else:
+        params = models.load(run.config.model, dtype="float32", mesh=run.mesh).params
+    return state.init(params, run.optimizer)
+
+
+def base(run: Run) -> Any:
+    """The frozen parameters under adapters, read from the model's folder; else None."""
+    if run.config.lora.rank == 0:
+        return None
+    return models.load(run.config.model, dtype=run.config.compute.dtype, mesh=run.mesh).params
+
+
+def whole(run: Run, params: Any, under: Any) -> Any:
+    """The model that training has made: the parameters themselves, or base and adapters merged."""
+    adapters = run.config.lora.lora()
+    return params if adapters is None else lora.merge(run.model, under, params, adapters)
+
+
+def stored_dtype(folder: str) -> Any:
+    """The dtype that a model's folder stores its tensors in; float32 where it mixes them."""
+    found = {entry.dtype for entry in hf.read_entries(Path(folder)).values()}
+    return tensorfile.DTYPES[found.pop()] if len(found) == 1 else np.dtype(np.float32)
