@@ -31,6 +31,7 @@ FLOORS = {
     "train.leaves": 2,
     "train.checkpoint": 2,
     "train.units": 2,
+    "train.boards": 2,
     "train.log": 2,
     "train.flops": 2,
     "evals": 3,
