@@ -1,4 +1,5 @@
-"""What is in a file of rows, a training set made of it, and the scores of completions."""
+"""What is in a file of rows, a training set made of it, the scores of completions, and what a
+teacher says of every target."""
 
 from __future__ import annotations
 
@@ -21,6 +22,10 @@ def main(argv: list[str] | None = None) -> int:
             from star_jax.rewards import cli  # the other commands need none of it
 
             return cli.main(given[1:])
+        if given[:1] == ["cache"]:
+            from star_jax.data.cache import cli as cache_cli
+
+            return cache_cli.main(given[1:])
         arguments = _parser().parse_args(given)
         return arguments.run(arguments)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -37,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_read(commands)
     _add_trainset(commands)
     commands.add_parser("rewards", help="explain, replay and compare scores of stored completions")
+    commands.add_parser("cache", help="build, verify and describe a teacher's cache")
     return parser
 
 
