@@ -69,6 +69,7 @@ def _train(loop: str, argv: list[str]) -> int:
     is_dry = "--dry-run" in argv
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     logging.captureWarnings(True)
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every backend that is absent
     try:
         config = flags.load(kind, [word for word in argv if word != "--dry-run"])
         session = _begin(loop, config, is_dry)
@@ -115,3 +116,7 @@ def _go_on(session: Any) -> int:
         return OK
     logging.info("stopped and saved in %s: the same command goes on", output)
     return INTERRUPTED if ending == signal.SIGINT else STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

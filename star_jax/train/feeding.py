@@ -10,8 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -72,20 +70,15 @@ class Feeder:
         host = place.on_host(self._mesh, plan.shape.rows, rows)
         return plan, host, self._source.ahead(plan)
 
+    @property
+    def steps(self) -> int:
+        return self._rows.feed.steps
+
     def shapes(self) -> dict[Shape, int]:
         return self._rows.feed.shapes()
 
     def abstract(self, shape: Shape) -> StepBatch:
         """What `take` gives for a shape, without its values."""
-        at = place.micro_sharding(self._mesh)
-        where = (shape.micro, shape.rows, shape.tokens)
-        dtypes = {"weight_BT": jnp.float32}
-        tokens = feed.TokenBatch(
-            *(
-                jax.ShapeDtypeStruct(where, dtypes.get(name, jnp.int32), sharding=at)
-                for name in feed.TokenBatch._fields
-            )
-        )
-        everywhere = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
-        used = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-        return StepBatch(loss.Micro(tokens, self._source.abstract(shape)), used)
+        rows = place.abstract_rows(self._mesh, shape.micro, shape.rows, shape.tokens)
+        micro = loss.Micro(rows, self._source.abstract(shape))
+        return StepBatch(micro, place.abstract_number(self._mesh))

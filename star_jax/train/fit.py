@@ -231,13 +231,13 @@ class _Loop:
             fixed = jax.tree.map(_abstract, self._fixed(task.source.head, 0))
             batch = self.feeder.abstract(shape)
             self.programs.compile(state, batch, fixed, shape.targets)
-            count += 1
+            count += 1 + task.source.compile(shape)
         if self.eval_feeder is not None:
             for shape in self.eval_feeder.shapes():
                 fixed = jax.tree.map(_abstract, self._fixed(task.eval_source.head, 0))
                 batch = self.eval_feeder.abstract(shape)
                 self.eval_programs.compile(state.params, batch, fixed, shape.targets)
-                count += 1
+                count += 1 + task.eval_source.compile(shape)
         return count
 
 

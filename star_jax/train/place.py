@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from star_jax.batch import TokenBatch
 
 BATCH = ("data", "fsdp")
 Host = dict[tuple[int, int], Any]  # first and last row → a tree of arrays [M, rows, ...]
@@ -47,6 +50,20 @@ def everywhere(mesh: Mesh, value: Any) -> jax.Array:
     value = np.asarray(value)
     placed = NamedSharding(mesh, PartitionSpec())
     return jax.make_array_from_callback(value.shape, placed, lambda index: value[index])
+
+
+def abstract_rows(mesh: Mesh, micro: int, rows: int, tokens: int) -> TokenBatch:
+    """The token arrays [M, B, T] that `on_mesh` gives, without their values."""
+    shape = (micro, rows, tokens)
+    dtypes = [jnp.float32 if name == "weight_BT" else jnp.int32 for name in TokenBatch._fields]
+    at = micro_sharding(mesh)
+    made = [jax.ShapeDtypeStruct(shape, dtype, sharding=at) for dtype in dtypes]
+    return TokenBatch._make(made)
+
+
+def abstract_number(mesh: Mesh, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    """The scalar that `everywhere` gives."""
+    return jax.ShapeDtypeStruct((), dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
 
 def _bounds(mesh: Mesh, rows: int) -> dict[jax.Device, tuple[int, int]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from star_jax.data.feed import Shape
 from star_jax.models import layout
-from star_jax.train import fit, flags, loss, setup
+from star_jax.train import fit, flags, loss, place, setup
 from star_jax.train import state as states
 from star_jax.train.feeding import Feeder
 from star_jax.train.fit import Task
@@ -65,8 +65,7 @@ def _programs(task: Task) -> Iterator[str]:
     run = task.run
     with jax.set_mesh(run.mesh), Feeder(run.train, run.mesh, task.source) as feeder:
         state = states.abstract(setup.trained(run), run.optimizer)
-        everywhere = state.is_sound.sharding
-        seed = jax.ShapeDtypeStruct((), np.uint32, sharding=everywhere)
+        seed = place.abstract_number(run.mesh, np.uint32)
         fixed = loss.Fixed(setup.frozen(run), task.source.head, seed)
         programs, peaks = fit.programs(task), []
         teacher = task.source.model.params if isinstance(task.source, Live) else None

@@ -191,11 +191,11 @@ def trained(run: Run) -> Any:
     """Shapes, dtypes and shardings of what is trained: float32 master weights, or adapters."""
     if (adapters := run.config.lora.lora()) is not None:
         shapes = lora.abstract(run.model, adapters)
-        placed = lora.shardings(run.model, adapters, run.mesh)
+        at = lora.shardings(run.model, adapters, run.mesh)
     else:
         shapes = layout.abstract(run.model, jnp.float32)
-        placed = sharding.param_shardings(run.model, run.mesh)
-    return placed(shapes, placed)
+        at = sharding.param_shardings(run.model, run.mesh)
+    return placed(shapes, at)
 
 
 def frozen(run: Run) -> Any:

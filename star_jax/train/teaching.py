@@ -35,6 +35,7 @@ class Source(Protocol):
     def head(self) -> Any: ...
     def words(self, plan: Plan, part: slice) -> Any: ...
     def abstract(self, shape: Shape) -> Any: ...
+    def compile(self, shape: Shape) -> int: ...
     def ahead(self, plan: Plan) -> Any: ...
     def beside(self, batch: StepBatch, plan: Plan, ahead: Any) -> StepBatch: ...
 
@@ -52,6 +53,10 @@ class Silent:
     def abstract(self, shape: Shape) -> Any:
         """Shapes of what `words` or `beside` adds, for compiling ahead."""
         return None
+
+    def compile(self, shape: Shape) -> int:
+        """Compile ahead what `beside` runs for a shape; how many programs that makes."""
+        return 0
 
     def ahead(self, plan: Plan) -> Any:
         return None
@@ -168,6 +173,14 @@ class Live(Silent):
         where = (*shape[:2], shape.targets, self.model.config.hidden_size)
         placed = place.micro_sharding(self._student_mesh)
         return loss.Live(jax.ShapeDtypeStruct(where, self.model.dtype, sharding=placed))
+
+    def compile(self, shape: Shape) -> int:
+        mesh = self.model.mesh
+        with jax.set_mesh(mesh):
+            rows = place.abstract_rows(mesh, shape.micro, shape.rows, shape.tokens)
+            own = StepBatch(loss.Micro(rows), place.abstract_number(mesh))
+            self.model.programs.compile(self.model.params, own, None, shape.targets)
+        return 1
 
     def ahead(self, plan: Plan) -> place.Host:
         """The same rows once more, for the devices of the teacher's mesh."""
