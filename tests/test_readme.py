@@ -56,6 +56,7 @@ COMMANDS = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tiny.write(tmp_path / "Qwen3-0.6B", torch_dtype="bfloat16", vocab_size=20000)
+    tiny.tokenizer(tmp_path / "Qwen3-0.6B")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     (tmp_path / "replies.jsonl").write_text(json.dumps(REPLY) + "\n")
     return tmp_path
