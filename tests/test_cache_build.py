@@ -131,7 +131,7 @@ def test_the_size_is_said_before(world: Path, tmp_path: Path) -> None:
     for dtype in shard.DTYPES:
         planned = cached.plan(tmp_path / "c", made, dtype=dtype)
         sizes = [path.stat().st_size for path in (world / dtype).iterdir()]
-        assert planned.bytes == sum(sizes)
+        assert planned.bytes_in_all == sum(sizes)
         assert planned.bytes_to_make == sum(sizes) - len(planned.manifest.to_json())
         assert not (tmp_path / "c").exists()
 
@@ -406,7 +406,7 @@ def test_a_dry_run_prints_what_it_would_do(begun: Path, capsys: pytest.CaptureFi
         "rows              12 of",
         f"target positions  {planned.manifest.positions:,}\n",
         "each              the best 20 of 272 tokens, float16",
-        f"on disk           {planned.bytes:,} bytes when it is complete",
+        f"on disk           {planned.bytes_in_all:,} bytes when it is complete",
         "shards            3 of up to 5 rows",
         f"to make           1, {planned.bytes_to_make:,} bytes",
     ):

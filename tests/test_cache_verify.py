@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from star_jax.data import __main__ as command
 from star_jax.data import cache
-from star_jax.data.cache import compare, manifest, shard
+from star_jax.data.cache import cli, compare, manifest, scoring, shard
 from star_jax.data.cache.reader import Read
 from star_jax.data.cache.scoring import Scores
+from star_jax.data.cache.verify import NOISE
 from tests import cached, tiny
 
 
@@ -80,13 +81,13 @@ def test_nothing_differs_on_more_devices_than_it_was_built_with(
 
 
 @pytest.mark.slow
-def test_bfloat16_on_a_mesh_is_noise(world: Path, tmp_path: Path) -> None:
+def test_bfloat16_rounds_more_on_a_mesh(world: Path, tmp_path: Path) -> None:
     made = cached.origin(world / "big", world / "rows.jsonl")
     for name in ("big", "rows.jsonl"):
         (tmp_path / name).symlink_to(world / name)
     cached.make(tmp_path / "c", made, compute_dtype="bfloat16")
     assert verify(tmp_path) == 0
-    # float32 storage's bound is too narrow for it.
+    # What is allowed of float32 would be too narrow.
     assert verify(tmp_path, "--tolerance", "0.001") == 1
 
 
@@ -297,3 +298,22 @@ def test_the_reasoning_is_read_as_it_was_built(
     with pytest.raises(ValueError, match="--reasoning was drop and is now keep"):
         cached.plan(tmp_path / "c", kept)
     assert verify(tmp_path) == 0
+
+
+@pytest.mark.slow
+def test_an_approximate_cache_is_verified_as_one(world: Path, tmp_path: Path) -> None:
+    made = cached.origin(world / "big", world / "rows.jsonl")
+    for name in ("big", "rows.jsonl"):
+        (tmp_path / name).symlink_to(world / name)
+    cached.make(tmp_path / "c", made, approximate=True)
+    assert manifest.read(tmp_path / "c").approximate
+    assert verify(tmp_path) == 0
+
+
+def test_what_help_says_is_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["build", "c", "--teacher", "t", "--rows", "r"]
+    assert cli._parser().parse_args(given).batch_tokens == scoring.BATCH_TOKENS
+    with pytest.raises(SystemExit):
+        cli.main(["verify", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{nats:g} in {dtype}" in said for dtype, nats in NOISE.items())
