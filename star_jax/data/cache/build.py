@@ -46,7 +46,7 @@ class Plan:
         return shard.size(self.manifest, len(rows), positions)
 
     @property
-    def bytes(self) -> int:
+    def bytes_in_all(self) -> int:
         """Of all files of the finished cache."""
         shards = sum(self.bytes_of(index) for index in range(self.manifest.shards))
         return shards + len(self.manifest.to_json())

@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise  # the reader of our output has seen enough; data's main knows what to do
     except KeyboardInterrupt:
-        sys.stderr.write("\ncache: interrupted; the same command goes on where this one was\n")
+        goes_on = "; the same command goes on where it was" if arguments.run is _build else ""
+        sys.stderr.write(f"\ncache: interrupted{goes_on}\n")
         return 130
     except (ValueError, OSError) as error:
         sys.stderr.write(f"cache: {error}\n")
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tolerance",
         type=_nats,
         metavar="NATS",
-        help="what two runs of the teacher may differ by (0.001 in float32, 0.25 in bfloat16)",
+        help="what two runs of the teacher may differ by (0.001 in float32, 0.5 in bfloat16)",
     )
     return parser
 
@@ -182,7 +183,12 @@ def _progress(tokens: int, arguments: argparse.Namespace) -> Any:
     import tqdm
 
     return tqdm.tqdm(
-        total=tokens, unit="tok", unit_scale=True, desc=arguments.folder.name, file=sys.stderr
+        total=tokens,
+        unit="tok",
+        unit_scale=True,
+        desc=arguments.folder.name,
+        file=sys.stderr,
+        mininterval=1 if sys.stderr.isatty() else 30,  # a log needs no ten lines a second
     )
 
 
@@ -220,7 +226,7 @@ def planned(plan: Plan) -> Iterable[str]:
     yield f"rows              {made.rows:,} of {plan.source.rows}"
     yield f"target positions  {made.positions:,}"
     yield f"each              the best {made.top_k:,} of {made.vocab_size:,} tokens, {made.dtype}"
-    yield f"on disk           {plan.bytes:,} bytes when it is complete"
+    yield f"on disk           {plan.bytes_in_all:,} bytes when it is complete"
     yield f"shards            {made.shards:,} of up to {made.rows_per_shard:,} rows"
     here = "" if len(plan.mine) == made.shards else f", of this part's {len(plan.mine):,}"
     yield f"to make           {len(plan.to_make):,}{here}, {plan.bytes_to_make:,} bytes"
@@ -236,12 +242,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         _write(wrong)
         return 1
     _write([f"{len(cache.shards)} shards intact; teacher, tokenizer, template and rows as built"])
-    with _progress(0, arguments) as bar:
+    places = verify.sample(len(cache), arguments.sample, arguments.seed)
+    with _progress(int(origin.examples.lengths[places].sum()), arguments) as bar:
         report = verify.rescore(
             cache,
             origin,
-            sample=arguments.sample,
-            seed=arguments.seed,
+            places=places,
             mesh=_mesh(arguments),
             noise=arguments.tolerance,
             tokens=arguments.batch_tokens,

@@ -2,7 +2,7 @@
 
 How far a stored log-prob may be from a fresh one is the sum of two bounds:
 
-    rounding   half a unit in the last place of the storage dtype: |x| / 2^11 in float16, |x| / 2^9
+    rounding   half a unit in the last place of the storage dtype: |x| / 2^11 in float16, |x| / 2^8
                in bfloat16, nothing in float32
     noise      what two runs of the teacher may differ by, other shapes and other devices; given in
                nats
@@ -23,7 +23,7 @@ from star_jax.data.cache.reader import Read
 from star_jax.data.cache.scoring import Scores
 
 # Relative half unit in the last place, and the absolute one of the smallest numbers.
-ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-9, 0.0), "float32": (0.0, 0.0)}
+ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0), "float32": (0.0, 0.0)}
 FLOOR = -80.0  # log-probs below it are all the same: float32 sums of e^x begin to vanish there
 
 
