@@ -20,6 +20,7 @@ from star_jax.train.state import Schedule as Curve
 from star_jax.train.step import Mean
 
 Dtype = Literal["bfloat16", "float32"]
+Joining = Literal["auto", "on", "off"]
 Preset = Literal["star", "verl", "nemo", "trl_server", "sdft", "gkd"]
 
 
@@ -155,7 +156,7 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    mode: Literal["auto", "on", "off"] = "auto"  # join other processes; auto: if told of any
+    mode: Joining = "auto"  # join other processes; auto: if told of any
     coordinator: str | None = None  # HOST:PORT of process 0
     processes: int | None = None  # how many there are
     process: int | None = None  # which one this is, from 0

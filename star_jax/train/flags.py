@@ -36,6 +36,9 @@ def load(kind: type[T], argv: Sequence[str]) -> T:
     for name, default in known.items():
         if default is dataclasses.MISSING and _get(raw, name.split(".")) is None:
             raise ValueError(f"{source}{name}: is missing: give --{name}, or put it in a --config")
+    for section in sorted(_sections(known)):
+        if _get(raw, section.split(".")) is None:
+            _put(raw, section.split("."), {})  # so that what it lacks is said by the section itself
     return decode(kind, raw, source)
 
 
@@ -128,6 +131,11 @@ def _check_name(name: str, known: Mapping[str, Any], where: str, is_section: boo
     raise ValueError(f"{where}{name}: is unknown: {hint}")
 
 
+def _sections(known: Mapping[str, Any]) -> set[str]:
+    inner = {leaf.rpartition(".")[0] for leaf in known}
+    return (inner | {section.rpartition(".")[0] for section in inner}) - {""}
+
+
 def _put(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
         raw = raw.setdefault(key, {})
@@ -174,6 +182,11 @@ def _shown(value: Any) -> str:
 def to_yaml(config: Any) -> str:
     """The whole configuration, which `load` reads back."""
     return yaml.safe_dump(draccus.encode(config), sort_keys=False, allow_unicode=True)
+
+
+def values_of(kind: Any) -> list[str]:
+    """The dotted names of all keys."""
+    return [name for name, _ in _leaves(kind)]
 
 
 def values(config: Any) -> dict[str, Any]:
