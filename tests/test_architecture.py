@@ -57,6 +57,8 @@ FLOORS = {
     "train.curriculum": 5,
     "train.report": 5,
     "train.tour": 5,
+    "train.export": 4,
+    "models.__main__": 6,
     "train.__main__": 6,
 }
 

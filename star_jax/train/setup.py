@@ -50,10 +50,16 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Student:
+    """The model that is trained, and where it lies."""
+
     config: Training
     mesh: Mesh
     model: Qwen3Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Student):
     tokenizer: Tokenizer
     template_hash: str
     train: Rows
@@ -187,7 +193,7 @@ def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) ->
     )
 
 
-def trained(run: Run) -> Any:
+def trained(run: Student) -> Any:
     """Shapes, dtypes and shardings of what is trained: float32 master weights, or adapters."""
     if (adapters := run.config.lora.lora()) is not None:
         shapes = lora.abstract(run.model, adapters)
@@ -198,7 +204,7 @@ def trained(run: Run) -> Any:
     return placed(shapes, at)
 
 
-def frozen(run: Run) -> Any:
+def frozen(run: Student) -> Any:
     """The same of the parameters under adapters, which are kept as they compute; else None."""
     if run.config.lora.rank == 0:
         return None
@@ -222,14 +228,14 @@ def fresh(run: Run) -> state.State:
     return state.init(params, run.optimizer)
 
 
-def base(run: Run) -> Any:
+def base(run: Student) -> Any:
     """The frozen parameters under adapters, read from the model's folder; else None."""
     if run.config.lora.rank == 0:
         return None
     return models.load(run.config.model, dtype=run.config.compute.dtype, mesh=run.mesh).params
 
 
-def whole(run: Run, params: Any, under: Any) -> Any:
+def whole(run: Student, params: Any, under: Any) -> Any:
     """The model that training has made: the parameters themselves, or base and adapters merged."""
     adapters = run.config.lora.lora()
     return params if adapters is None else lora.merge(run.model, under, params, adapters)

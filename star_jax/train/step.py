@@ -51,7 +51,7 @@ def make_step(
         state: State, batch: StepBatch, fixed: Any, targets: int
     ) -> tuple[State, dict[str, Any]]:
         total, gradient = _gradient(loss, state.params, batch, fixed, targets, mean)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         too_long = jnp.zeros((), bool) if clip_norm is None else norm > clip_norm
         if clip_norm is not None:
             gradient = jax.tree.map(
@@ -68,7 +68,7 @@ def make_step(
             "data/loss_tokens": total.weight,
             "optim/learning_rate": rate(state.step),
             "optim/gradient_norm": norm,
-            "optim/update_norm": optax.global_norm(updates),
+            "optim/update_norm": optax.tree.norm(updates),
             "optim/clipped": too_long.astype(jnp.float32),
         }
         return State(kept.step, kept.params, kept.opt_state, is_sound), metrics
