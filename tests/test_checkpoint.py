@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,7 +139,7 @@ die()
 """
 
 
-@pytest.mark.parametrize("moment", ["write", "rename"])
+@pytest.mark.parametrize("moment", ["write", pytest.param("rename", marks=pytest.mark.slow)])
 def test_a_killed_save_leaves_the_earlier_one(
     tmp_path: Path, one: jax.sharding.Mesh, moment: str
 ) -> None:
@@ -159,16 +161,24 @@ def test_a_killed_save_leaves_the_earlier_one(
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    scores = {1: 3.0, 2: 1.0, 3: float("nan"), 4: None, 5: 1.0, 6: 2.0}
+    nan = float("nan")
+    scores = {0: nan, 1: 3.0, 2: 1.0, 3: -float("inf"), 4: None, 5: 1.0, 6: 2.0}
     state = {"w": jnp.zeros(2)}
     with Checkpoints(tmp_path, keep_last=2, keep_best=1) as checkpoints:
         assert (checkpoints.latest(), checkpoints.best(), checkpoints.steps()) == (None, None, [])
         seen = []
         for step, score in scores.items():
             assert checkpoints.save(step, state, {}, score)
-            seen.append(checkpoints.steps())
-        assert seen == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [2, 5, 6]]
-        assert checkpoints.best() == 2  # the first of equal ones
+            seen.append((checkpoints.steps(), checkpoints.best()))
+        assert seen == [
+            ([0], None),
+            ([0, 1], 1),
+            ([1, 2], 2),
+            ([2, 3], 2),
+            ([2, 3, 4], 2),
+            ([2, 4, 5], 2),  # the first of equal ones
+            ([2, 5, 6], 2),
+        ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6"]
     with Checkpoints(tmp_path, keep_last=1, keep_best=0) as checkpoints:
         assert (checkpoints.latest(), checkpoints.best()) == (6, 2)
@@ -204,6 +214,26 @@ def test_a_save_that_fails_says_so_and_costs_nothing(
         assert checkpoints.steps() == [3]
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
     assert "Traceback" not in caplog.text
+
+
+def test_older_ones_go_when_the_newer_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = {}
+    fsync = os.fsync
+
+    def watched(number: int) -> None:
+        fsync(number)
+        synced[os.readlink(f"/proc/self/fd/{number}")] = (tmp_path / "1").exists()
+
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        checkpoints.save(1, {"w": jnp.zeros(2)}, {}, wait=True)
+        monkeypatch.setattr(os, "fsync", watched)
+        checkpoints.save(2, {"w": jnp.zeros(2)}, {}, wait=True)
+    wanted = {path for path in (tmp_path / "2").rglob("*") if path.is_file()}
+    assert {*map(str, wanted), str(tmp_path / "2"), str(tmp_path)} <= synced.keys()
+    assert all(synced.values())
+    assert not (tmp_path / "1").exists()
 
 
 def test_a_step_of_its_own_is_not_written_twice(tmp_path: Path) -> None:
@@ -333,8 +363,9 @@ def test_what_is_no_checkpoint_is_passed_over_and_kept(
     state = {"w": jnp.zeros(2)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
+    shutil.copytree(tmp_path / "1", tmp_path / "007")  # nobody's name for step 7
     for name in ("2", "notes", "007"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "mine").write_text("!")
     (tmp_path / "3").write_text("a file")
     with Checkpoints(tmp_path) as checkpoints:

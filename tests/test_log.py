@@ -301,14 +301,37 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr(
-        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
-    )
+    fsync = os.fsync
+
+    def watched(number: int) -> None:
+        fsync(number)
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        synced.append((path.name, path.read_bytes()))
+
     with make(tmp_path) as log:
-        log.push(1, {LOSS: 1.0})
-        assert log.sync() == Row(1, {LOSS: 1.0})
-        assert {str(tmp_path / name) for name in ("metrics.jsonl", "pace.jsonl")} <= {*synced}
-        assert len(list(read(tmp_path / "metrics.jsonl"))) == 1
+        train(log, 1, 2)
+    kept = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0]
+    monkeypatch.setattr(os, "fsync", watched)
+    with make(tmp_path, start_step=1, tensorboard=True) as log:
+        assert synced[0] == (".metrics.jsonl.part", kept)
+        log.push(2, {LOSS: 1.0})
+        assert log.sync() == Row(2, {LOSS: 1.0})
+        assert ("metrics.jsonl", kept + f'{{"step": 2, "{LOSS}": 1.0}}\n'.encode()) in synced
+        assert "pace.jsonl" in dict(synced)
+        found = events(tmp_path / "tensorboard")
+        assert [value.tag for event in found for value in event.summary.value] == [LOSS]
+
+
+def test_a_line_has_one_spelling(tmp_path: Path) -> None:
+    with make(tmp_path) as log:
+        log.push(1, {"optim/update_norm": jnp.float32(2), "data/tokens": jnp.int32(7)})
+        log.push(1, {f"eval/{LOSS}": 1, "data/rows": np.int64(3)})
+        log.pace(1, {"time/step_s": 0.5, "speed/mfu": 0.25})
+    pace = (tmp_path / "pace.jsonl").read_text()
+    assert pace == '{"step": 1, "speed/mfu": 0.25, "time/step_s": 0.5}\n'
+    wanted = '{"step": 1, "data/rows": 3, "data/tokens": 7, "eval/loss/total_nats": 1, '
+    wanted += '"optim/update_norm": 2.0}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == wanted
 
 
 def test_an_error_in_the_loop_keeps_what_was_pushed(tmp_path: Path) -> None:
