@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from star_jax.models import lora
 from star_jax.models.attention import Backend
-from star_jax.models.lora import Lora
 from star_jax.models.qwen3 import Remat
 from star_jax.train import distill
 from star_jax.train.distill import divergence, objective
@@ -114,17 +114,17 @@ class Compute:
 class Adapters:
     rank: int = 0  # 0: train all parameters; else LoRA of this rank, merged on export
     alpha: float = 32.0  # the product of the two factors is scaled by alpha / rank
-    targets: tuple[str, ...] = Lora.targets  # matrices of a layer that are adapted
+    targets: tuple[str, ...] = lora.TARGETS  # matrices of a layer that are adapted
 
     def __post_init__(self) -> None:
         at_least("lora.rank", self.rank, 0)
         if self.rank:
-            self.lora()
+            self.build()
 
-    def lora(self) -> Lora | None:
+    def build(self) -> lora.Lora | None:
         if self.rank == 0:
             return None
-        return Lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
+        return lora.Lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from star_jax.batch import TokenBatch
-from star_jax.models import attention, qwen3
+from star_jax.models import attention, lora, qwen3
 from star_jax.models.config import Qwen3Config
+from star_jax.models.lora import Lora
 from star_jax.train import distill, vocab
 from star_jax.train.step import StepBatch, Sums
 
@@ -61,9 +62,9 @@ class Forward:
     backend: attention.Backend = "auto"
     remat: qwen3.Remat = "none"
     chunk: int = 256
-    lora_scale: float | None = None  # None: the parameters themselves are trained
+    lora: Lora | None = None  # None: the parameters themselves are trained
 
-    def hidden(self, params: Any, tokens: TokenBatch, **adapters: Any) -> Any:
+    def hidden(self, params: Any, tokens: TokenBatch) -> Any:
         return qwen3.hidden(
             params,
             self.config,
@@ -72,19 +73,16 @@ class Forward:
             dtype=self.dtype,
             backend=self.backend,
             remat=self.remat,
-            **adapters,
         )
 
     def at_targets(
         self, params: Any, fixed: Fixed, tokens: TokenBatch, targets: int
     ) -> tuple[Any, Any, vocab.Positions]:
         """→ hidden states at the loss positions [N, D], the head [V, D], and where they stand."""
-        if self.lora_scale is None:
-            whole = params
-            hidden_BTD, _ = self.hidden(whole, tokens)
-        else:
-            whole = fixed.base
-            hidden_BTD, _ = self.hidden(whole, tokens, adapters=params, lora_scale=self.lora_scale)
+        whole = params
+        if self.lora is not None:
+            whole = lora.attach(self.config, fixed.base, params, self.lora)
+        hidden_BTD, _ = self.hidden(whole, tokens)
         spots = vocab.locate(tokens.weight_BT, targets)
         head_VD = whole["embed"] if self.config.tie_word_embeddings else whole["head"]
         return vocab.gather(hidden_BTD, spots), head_VD, spots

@@ -69,14 +69,14 @@ class Run(Student):
 
     @property
     def forward(self) -> loss.Forward:
-        compute, adapters = self.config.compute, self.config.lora.lora()
+        compute = self.config.compute
         return loss.Forward(
             config=self.model,
             dtype=hf.as_dtype(compute.dtype),
             backend=compute.attention,
             remat=compute.remat,
             chunk=compute.chunk,
-            lora_scale=None if adapters is None else adapters.scale,
+            lora=self.config.lora.build(),
         )
 
     @property
@@ -195,7 +195,7 @@ def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) ->
 
 def trained(run: Student) -> Any:
     """Shapes, dtypes and shardings of what is trained: float32 master weights, or adapters."""
-    if (adapters := run.config.lora.lora()) is not None:
+    if (adapters := run.config.lora.build()) is not None:
         shapes = lora.abstract(run.model, adapters)
         at = lora.shardings(run.model, adapters, run.mesh)
     else:
@@ -220,7 +220,7 @@ def placed(shapes: Any, at: Any) -> Any:
 
 def fresh(run: Run) -> state.State:
     """The state before the first step."""
-    if (adapters := run.config.lora.lora()) is not None:
+    if (adapters := run.config.lora.build()) is not None:
         key = jax.random.key(run.config.seed)
         params = lora.init(run.model, adapters, key, mesh=run.mesh)
     else:
@@ -237,7 +237,7 @@ def base(run: Student) -> Any:
 
 def whole(run: Student, params: Any, under: Any) -> Any:
     """The model that training has made: the parameters themselves, or base and adapters merged."""
-    adapters = run.config.lora.lora()
+    adapters = run.config.lora.build()
     return params if adapters is None else lora.merge(run.model, under, params, adapters)
 
 
