@@ -32,7 +32,7 @@ def export(run: str | Path, out: str | Path, which: str = "last", **options: Any
         abstract = state.abstract(setup.trained(student), state.adamw(lambda _: 0.0))
         params = checkpoints.restore(step, abstract).params
     with jax.set_mesh(student.mesh):
-        merged = setup.whole(student, params, setup.base(student))
+        merged = setup.whole(student, params)
     options.setdefault("dtype", setup.stored_dtype(config.model))
     return models.save(out, student.model, merged, like=config.model, **options)
 

@@ -101,15 +101,15 @@ def go_on(session: Session) -> Ending:
         looper = _Loop(session, stack)
         ending = looper.run()
         if ending is None:
-            _export(run, looper.state.params, session.base)
+            _export(run, looper.state.params)
     return ending
 
 
-def _export(run: Run, params: Any, base: Any) -> None:
+def _export(run: Run, params: Any) -> None:
     """The trained model in the dtype of the folder that it came from."""
     out = run.output / folder.MODEL
     if not out.exists():  # a run that had ended before is not written again
-        merged = setup.whole(run, params, base)
+        merged = setup.whole(run, params)
         like = run.config.model
         models.save(out, run.model, merged, like=like, dtype=setup.stored_dtype(like))
 

@@ -43,7 +43,11 @@ def _mesh(mesh: Any) -> str:
 
 def _trained(task: Task) -> str:
     count = _size(setup.trained(task.run))
-    return "" if task.run.config.lora.rank == 0 else f", of adapters {count:,}, which are trained"
+    return (
+        ""
+        if task.run.config.lora.rank == 0
+        else f" frozen, and {count:,} of adapters, which are trained"
+    )
 
 
 def _size(tree: Any) -> int:

@@ -235,10 +235,14 @@ def base(run: Student) -> Any:
     return models.load(run.config.model, dtype=run.config.compute.dtype, mesh=run.mesh).params
 
 
-def whole(run: Student, params: Any, under: Any) -> Any:
-    """The model that training has made: the parameters themselves, or base and adapters merged."""
+def whole(run: Student, params: Any) -> Any:
+    """The model that training has made: the parameters themselves, or adapters merged into the
+    folder's, which are read anew, because what computes may have been rounded."""
     adapters = run.config.lora.build()
-    return params if adapters is None else lora.merge(run.model, under, params, adapters)
+    if adapters is None:
+        return params
+    under = models.load(run.config.model, dtype="float32", mesh=run.mesh).params
+    return lora.merge(run.model, under, params, adapters)
 
 
 def stored_dtype(folder: str) -> Any:
