@@ -17,9 +17,10 @@ from star_jax import models
 from star_jax.data import feed
 from star_jax.data.encode import Examples
 from star_jax.data.feed import Feed, Shape
-from star_jax.models import qwen3, sharding
+from star_jax.models import attention, qwen3, sharding
 from star_jax.train import distill, loss, place, state, step
 from star_jax.train.step import StepBatch
+from tests import tiny
 from tests.test_feed import examples
 
 V = 320
@@ -85,6 +86,7 @@ def losses(kind: str, chunk: int, part: distill.Part = "all") -> Any:
     )
 
 
+@functools.cache
 def run(
     kind: str,
     *,
@@ -110,7 +112,7 @@ def run(
     )
     rate = state.learning_rate(1e-3, 8)
     with jax.set_mesh(mesh):
-        now = state.init(models.init(CONFIG, jax.random.key(0), mesh=mesh), state.adamw(rate))
+        now = state.init(tiny.params(CONFIG, mesh=mesh), state.adamw(rate))
         function = step.make_step(losses(kind, chunk, part), state.adamw(rate), rate, **options)
         programs = step.Programs("step", function, donate=True)
         metrics = []
@@ -170,14 +172,14 @@ def test_a_step_is_the_same_however_its_batch_is_cut(kind: str, cut: dict[str, A
 def test_a_step_is_one_over_dense_logits() -> None:
     """Loss, gradient's norm and update beside a model that holds all logits and optax alone."""
     (first, *_), params = run("sft", steps=1)
-    start = models.init(CONFIG, jax.random.key(0))
+    start = tiny.params(CONFIG)
     plan = Feed(
         length=HELD.lengths, n_target=HELD.n_target, batch=12, rows=12, tokens=64, packing=False
     ).plan(0)
     batch = jax.tree.map(lambda x: x[0], feed.lay_out(plan, HELD))
 
     def dense(params: Any) -> jax.Array:
-        places = models.attention.packed(jnp.asarray(batch.segment_BT))
+        places = attention.packed(jnp.asarray(batch.segment_BT))
         hidden_BTD, _ = qwen3.hidden(params, CONFIG, jnp.asarray(batch.tokens_BT), places)
         logp_BTV = jax.nn.log_softmax(qwen3.project(params, CONFIG, hidden_BTD))
         nll_BT = -jnp.take_along_axis(logp_BTV, jnp.asarray(batch.target_BT)[..., None], 2)[..., 0]
@@ -196,7 +198,7 @@ def test_the_mean_of_micro_batches_is_stars() -> None:
     """Each micro-batch's own token mean, then their mean: unlike the mean over all tokens where
     they differ in size. Rows of one example each make that easy to compute here."""
     (first, *_), _ = run("sft", rows=1, packing=False, tokens=64, steps=1, mean="micro")
-    start = models.init(CONFIG, jax.random.key(0))
+    start = tiny.params(CONFIG)
     made = Feed(
         length=HELD.lengths, n_target=HELD.n_target, batch=12, rows=1, tokens=64, packing=False
     )
@@ -249,7 +251,7 @@ def test_what_is_not_finite_changes_nothing_from_then_on() -> None:
 
     made = Feed(length=HELD.lengths, n_target=HELD.n_target, batch=12, rows=4, tokens=128, epochs=2)
     with jax.set_mesh(mesh):
-        now = state.init(models.init(CONFIG, jax.random.key(0), mesh=mesh), state.adamw(rate))
+        now = state.init(tiny.params(CONFIG, mesh=mesh), state.adamw(rate))
         programs = step.Programs(
             "step", step.make_step(broken, state.adamw(rate), rate), donate=False
         )
@@ -286,7 +288,7 @@ def test_the_learning_rate_is_the_published_one(curve: state.Schedule) -> None:
 
 
 def test_norms_do_not_decay() -> None:
-    params = models.init(CONFIG, jax.random.key(0))
+    params = tiny.params(CONFIG)
     decays = state.decays(params)
     assert not decays["norm"]["scale"]
     assert not decays["layers"]["attn"]["q_norm"]["scale"]
@@ -300,7 +302,7 @@ def test_moments_lie_beside_their_parameters() -> None:
     mesh = mesh_of((2, 2, 2))
     rate = state.learning_rate(1e-3, 8)
     with jax.set_mesh(mesh):
-        params = models.init(CONFIG, jax.random.key(0), mesh=mesh)
+        params = tiny.params(CONFIG, mesh=mesh)
         now = state.init(params, state.adamw(rate))
         wanted = state.abstract(params, state.adamw(rate))
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), now) == jax.tree.map(
@@ -320,7 +322,7 @@ def test_no_array_of_logits_is_in_a_compiled_step(kind: str, mesh_shape: Mesh) -
     shape = Shape(micro=2, rows=8, tokens=64, targets=32)
     rate = state.learning_rate(1e-3, 8)
     with jax.set_mesh(mesh):
-        now = state.init(models.init(CONFIG, jax.random.key(0), mesh=mesh), state.adamw(rate))
+        now = state.init(tiny.params(CONFIG, mesh=mesh), state.adamw(rate))
         tokens = place.abstract_rows(mesh, *shape[:3])
         at = place.micro_sharding(mesh)
         where = (shape.micro, shape.rows, shape.targets)
@@ -365,7 +367,7 @@ def test_a_planned_step_moves_nothing_between_host_and_device(no_transfers: Any)
     rate = state.learning_rate(1e-3, 8)
     made = Feed(length=HELD.lengths, n_target=HELD.n_target, batch=12, rows=4, tokens=128)
     with jax.set_mesh(mesh):
-        now = state.init(models.init(CONFIG, jax.random.key(0), mesh=mesh), state.adamw(rate))
+        now = state.init(tiny.params(CONFIG, mesh=mesh), state.adamw(rate))
         function = step.make_step(losses("sft", 64), state.adamw(rate), rate)
         programs = step.Programs("step", function, donate=True)
         given = arguments(made, 0, mesh, "sft")

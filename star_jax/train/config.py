@@ -9,7 +9,7 @@ kind and a missing one are refused in one sentence with its place.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from star_jax.models import lora
 from star_jax.models.attention import Backend
@@ -236,7 +236,7 @@ class Objective:
 
     def build(self) -> distill.Objective:
         """The objective of arrays; a ValueError says what does not go together."""
-        given = {
+        given: dict[str, Any] = {
             name: value
             for name, value in vars(self).items()
             if name not in ("preset", "part") and value is not None
@@ -244,7 +244,7 @@ class Objective:
         return distill.Objective(**{**_preset(self.preset, self.kind), **given})
 
 
-def _preset(name: Preset, kind: str | None) -> dict[str, object]:
+def _preset(name: Preset, kind: Any) -> dict[str, Any]:
     match name:
         case "star":
             return dict(distill.presets.star(kind or "fkl"))

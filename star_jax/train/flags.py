@@ -51,10 +51,13 @@ def decode(kind: type[T], raw: Mapping[str, Any], source: str = "") -> T:
         cause = error.message.splitlines()[0]
         raise ValueError(f"{source}{place}{cause}") from error
     except ParsingError as error:
-        cause = error
-        while cause.__cause__ is not None or cause.__context__ is not None:
-            cause = cause.__cause__ or cause.__context__
-        raise ValueError(f"{source}{cause}") from error
+        raise ValueError(f"{source}{_root(error)}") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """What a dataclass itself said, under what was made of it."""
+    inner = error.__cause__ or error.__context__
+    return error if inner is None else _root(inner)
 
 
 def _pairs(argv: Sequence[str]) -> dict[str, str]:

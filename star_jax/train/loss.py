@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from star_jax.batch import TokenBatch
 from star_jax.models import attention, lora, qwen3
 from star_jax.models.config import Qwen3Config
 from star_jax.models.lora import Lora
@@ -41,7 +40,7 @@ class Live(NamedTuple):
 
 
 class Micro(NamedTuple):
-    tokens: TokenBatch
+    tokens: Any  # a TokenBatch
     teacher: Stored | Live | None = None
 
 
@@ -64,7 +63,7 @@ class Forward:
     chunk: int = 256
     lora: Lora | None = None  # None: the parameters themselves are trained
 
-    def hidden(self, params: Any, tokens: TokenBatch) -> Any:
+    def hidden(self, params: Any, tokens: Any) -> Any:
         return qwen3.hidden(
             params,
             self.config,
@@ -76,7 +75,7 @@ class Forward:
         )
 
     def at_targets(
-        self, params: Any, fixed: Fixed, tokens: TokenBatch, targets: int
+        self, params: Any, fixed: Fixed, tokens: Any, targets: int
     ) -> tuple[Any, Any, vocab.Positions]:
         """→ hidden states at the loss positions [N, D], the head [V, D], and where they stand."""
         whole = params
@@ -171,7 +170,7 @@ def _meet_live(
     return objective(logits_CV, distill.Dense(teacher_CV, label_C, seed_C))
 
 
-def _seeds(tokens: TokenBatch, fixed: Fixed, spots: vocab.Positions) -> jax.Array:
+def _seeds(tokens: Any, fixed: Fixed, spots: vocab.Positions) -> jax.Array:
     """A seed for every position, from the step's, the example's number and its place in it."""
     place_BT = attention.packed(tokens.segment_BT).position_BT
     example_N, place_N = vocab.gather(tokens.example_BT, spots), vocab.gather(place_BT, spots)
@@ -193,7 +192,7 @@ def teacher_hidden(
     student's mesh: 8 KB a position of an 8B teacher, where its logits are 600.
     """
 
-    def one(tokens: TokenBatch) -> jax.Array:
+    def one(tokens: Any) -> jax.Array:
         hidden_BTD, _ = forward.hidden(params, tokens)
         order_BT = jnp.argsort(tokens.weight_BT == 0, axis=1, stable=True)
         return jnp.take_along_axis(hidden_BTD, order_BT[:, :targets, None], axis=1)

@@ -69,7 +69,7 @@ def abstract_number(mesh: Mesh, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
 def _bounds(mesh: Mesh, rows: int) -> dict[jax.Device, tuple[int, int]]:
     """Of each device of this process, the rows that it holds."""
     found = micro_sharding(mesh).addressable_devices_indices_map((1, rows))
-    return {device: _ends(index[1], rows) for device, index in found.items()}
+    return {device: _ends(index[1], rows) for device, index in found.items() if index is not None}
 
 
 def _ends(part: slice, rows: int) -> tuple[int, int]:

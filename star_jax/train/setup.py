@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Rows:
 
     uncut: Examples  # as the file has them: a teacher's cache knows them by these
     examples: Examples
-    kept: Sequence[int]  # examples[i] is uncut[kept[i]], perhaps cut short
+    kept: np.ndarray  # examples[i] is uncut[kept[i]], perhaps cut short
     feed: Feed
 
     @property

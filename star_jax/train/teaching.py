@@ -83,7 +83,7 @@ class Cached(Silent):
             top_k=top_k,
         )
         # It knows whole examples. Where the doctor cut one, the first positions are what is left.
-        self._place = self._cache.find(rows.uncut)[np.asarray(rows.kept, int)]
+        self._place = self._cache.find(rows.uncut)[rows.kept]
         self._n_target = rows.examples.n_target
         self._mesh = run.mesh
 
