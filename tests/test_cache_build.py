@@ -166,6 +166,8 @@ def test_a_finished_cache_does_not_depend_on_where_its_rows_and_teacher_lie(
     made = cached.origin(begun / "moved-big", begun / "moved-rows.jsonl")
     cached.make(begun / "c", made)
     assert manifest.read(begun / "c").teacher == str(world / "big")
+    sizes = [path.stat().st_size for path in (begun / "c").iterdir()]
+    assert cached.plan(begun / "c", made).bytes_in_all == sum(sizes)
     assert cached.shards_of(begun / "c") == cached.shards_of(world / "float16")
 
 
@@ -368,11 +370,12 @@ def test_a_teacher_of_nan_is_refused(world: Path, tmp_path: Path) -> None:
 def test_the_row_of_a_nan_is_named(world: Path) -> None:
     made = cached.examples(world / "big", world / "rows.jsonl")
     P = int(made.n_target.sum())
-    last = int(made.n_target[:3].sum()) - 1  # the third row's last
-    for field in ("logp_PC", "tail_logp_P", "label_logp_P"):
+    ends = np.cumsum(made.n_target)
+    places = {"logp_PC": ends[2] - 1, "tail_logp_P": ends[1], "label_logp_P": ends[1] + 1}
+    for field, place in places.items():  # the third row's last position, and its first two
         plain = scoring.Scores(np.zeros((P, 2), int), np.zeros((P, 2)), np.zeros(P), np.zeros(P))
         build.refuse_nan(plain, made)
-        getattr(plain, field)[last] = np.nan
+        getattr(plain, field)[place] = np.nan
         with pytest.raises(ValueError, match=r"rows\.jsonl:3: row '2': the teacher's log-probs"):
             build.refuse_nan(plain, made)
 
