@@ -429,6 +429,36 @@ def test_a_mistake_is_one_sentence(begun: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--top-k", "0"], "--top-k: '0': give a whole number from 1 on"),
+        (["--skip-bad", "-1"], "--skip-bad: '-1': give a whole number from 0 on"),
+        (["--part", "2/2"], "--part: '2/2': give I/N, I from 0 to N - 1"),
+        (["--part", "1"], "--part: '1': give I/N, I from 0 to N - 1"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    begun: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments(begun, *wrong))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {said}\n")
+
+
+def test_an_interrupted_build_says_that_it_goes_on(
+    begun: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "score_examples", interrupt)
+    assert command.main(arguments(begun)) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on where it was\n")
+    assert [path.name for path in (begun / "c").glob(".*")] == []
+
+
 def test_info_says_what_a_cache_is_of(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["cache", "info", str(begun / "c")]) == 0
     said = capsys.readouterr().out
