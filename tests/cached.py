@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def plan(folder: Path, made: source.Source, **options: Any) -> build.Plan:
 def make(folder: Path, made: source.Source, **options: Any) -> Path:
     """A cache, built on one device."""
     build.run(plan(folder, made, **options), tokens=1024)
+    return folder
+
+
+def begin(world: Path, folder: Path) -> Path:
+    """A copy of a teacher and its rows, and half of the cache of them that lies beside."""
+    shutil.copytree(world / "big", folder / "big")
+    shutil.copy(world / "rows.jsonl", folder)
+    shutil.copytree(world / "float16", folder / "c")
+    (folder / "c" / shard.name_of(1)).unlink()
     return folder
 
 

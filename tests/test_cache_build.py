@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +18,10 @@ import pytest
 
 from star_jax import batch, models
 from star_jax.data import __main__ as command
-from star_jax.data import cache, template
+from star_jax.data import cache
 from star_jax.data.cache import build, manifest, scoring, shard
 from star_jax.train import distill
-from tests import cached, tiny
+from tests import cached
 
 # Half a unit in the last place of what is stored, relative to it.
 ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 0.0}
@@ -44,12 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def begun(world: Path, tmp_path: Path) -> Path:
-    """The same world, and half of a cache."""
-    shutil.copytree(world / "big", tmp_path / "big")
-    shutil.copy(world / "rows.jsonl", tmp_path)
-    shutil.copytree(world / "float16", tmp_path / "c")
-    (tmp_path / "c" / shard.name_of(1)).unlink()
-    return tmp_path
+    return cached.begin(world, tmp_path)
 
 
 def plan(folder: Path, **options: Any) -> build.Plan:
@@ -166,6 +159,8 @@ def test_a_finished_cache_does_not_depend_on_where_its_rows_and_teacher_lie(
     made = cached.origin(begun / "moved-big", begun / "moved-rows.jsonl")
     cached.make(begun / "c", made)
     assert manifest.read(begun / "c").teacher == str(world / "big")
+    sizes = [path.stat().st_size for path in (begun / "c").iterdir()]
+    assert cached.plan(begun / "c", made).bytes_in_all == sum(sizes)
     assert cached.shards_of(begun / "c") == cached.shards_of(world / "float16")
 
 
@@ -196,199 +191,6 @@ def test_two_builds_of_different_settings_do_not_mix(world: Path, tmp_path: Path
     with pytest.raises(ValueError, match="another build has begun here meanwhile: give each its"):
         build.run(going_on, tokens=1024)
     assert cached.shards_of(tmp_path / "c") == {}
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"top_k": 21}, "--top-k was 20 and is now 21"),
-        ({"dtype": "float32"}, "--dtype was float16 and is now float32"),
-        ({"compute_dtype": "bfloat16"}, "--compute was float32 and is now bfloat16"),
-        ({"approximate": True}, "--approximate was False and is now True"),
-        ({"rows_per_shard": 6}, "--rows-per-shard was 5 and is now 6"),
-    ],
-)
-def test_other_settings_are_refused(begun: Path, options: dict[str, Any], said: str) -> None:
-    wanted = rf"c: holds another cache, {said}: ask for what it is of, or build into another folder"
-    with pytest.raises(ValueError, match=wanted):
-        plan(begun, **options)
-
-
-def change_weight(folder: Path) -> None:
-    """One bit of one weight."""
-    path = folder / "big" / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1000] ^= 1
-    path.write_bytes(data)
-
-
-def change_config(folder: Path) -> None:
-    path = folder / "big" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "rope_theta": 5e6}))
-
-
-def change_tokenizer(folder: Path) -> None:
-    path = folder / "big" / "tokenizer.json"
-    raw = json.loads(path.read_text())
-    raw["added_tokens"].append({**raw["added_tokens"][0], "id": 263, "content": "<|more|>"})
-    path.write_text(json.dumps(raw))
-
-
-def change_template(folder: Path) -> None:
-    text = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n"
-        "</think>\n\n{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    (folder / "big" / "chat_template.jinja").write_text(text)
-
-
-def change_row(folder: Path) -> None:
-    path = folder / "rows.jsonl"
-    path.write_text(path.read_text().replace(".", ",", 1))
-
-
-def drop_row(folder: Path) -> None:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-
-
-def swap_rows(folder: Path) -> None:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-
-
-CHANGES = [
-    (change_weight, r"the teacher's hash was \w{32} and is now \w{32}"),
-    (change_config, r"the teacher's hash was \w{32} and is now \w{32}"),
-    (change_tokenizer, r"the tokenizer's hash was \w{32} and is now \w{32}"),
-    (change_template, r"the chat template's hash was star_jax\.chat\.render/1 and is now \w{32}, "),
-    (change_row, r"the rows' hash was \w{32} and is now \w{32}"),
-    (drop_row, r"the number of rows was 12 and is now 11, the number of target positions was"),
-    (swap_rows, r"the rows' hash was \w{32} and is now \w{32}"),
-]
-
-
-@pytest.mark.parametrize(("change", "said"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
-def test_another_teacher_or_other_rows_are_refused(begun: Path, change: Any, said: str) -> None:
-    change(begun)
-    with pytest.raises(ValueError, match=rf"c: holds another cache, {said}.*: ask for what it is"):
-        plan(begun)
-
-
-def test_a_config_laid_out_otherwise_is_the_same_teacher(begun: Path) -> None:
-    path = begun / "big" / "config.json"
-    raw = json.loads(path.read_text())
-    path.write_text(json.dumps(dict(reversed(raw.items())), indent=7))
-    assert plan(begun).to_make == (1,)
-
-
-def test_a_teacher_in_several_files_is_hashed_whole(tmp_path: Path) -> None:
-    folder = tiny.write(tmp_path / "m", shards=3)
-    before = cache.teacher_hash(folder)
-    assert cache.teacher_hash(folder) == before
-    for number in range(3):
-        path = folder / f"model-{number + 1:05}-of-00003.safetensors"
-        data = path.read_bytes()
-        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        assert cache.teacher_hash(folder) != before
-        path.write_bytes(data)
-    path.unlink()
-    with pytest.raises(ValueError, match=r"model-00003-of-00003\.safetensors: missing"):
-        cache.teacher_hash(folder)
-
-
-def test_what_cannot_be_is_refused_before_the_teacher_runs(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = cached.origin(world / "big", world / "rows.jsonl")
-    with pytest.raises(ValueError, match=r"--top-k 273: the teacher knows 272 tokens: give 1 to"):
-        cached.plan(tmp_path / "c", made, top_k=273)
-    with pytest.raises(ValueError, match=r"--part 2/2: give I/N with I from 0 to N - 1"):
-        cached.plan(tmp_path / "c", made, part=(2, 2))
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"holds notes\.txt but no manifest\.json, so it is no ca"):
-        cached.plan(tmp_path, made)
-    with pytest.raises(ValueError, match=r"notes\.txt: is no folder: choose another name"):
-        cached.plan(tmp_path / "notes.txt", made)
-    planned = cached.plan(tmp_path / "c", made)
-    need = planned.bytes_to_make
-    usage = type(shutil.disk_usage("/"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(need, 1, need - 1))
-    wanted = rf"c: {need:,} bytes are to be written, the disk has {need - 1:,} free: make room"
-    with pytest.raises(ValueError, match=wanted):
-        build.run(planned)
-    assert not (tmp_path / "c").exists()
-
-
-def test_a_damaged_shard_stops_a_build(begun: Path) -> None:
-    path = begun / "c" / shard.name_of(2)
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"shard-00002\S+ is damaged .*: remove it, then python"):
-        plan(begun)
-
-
-def test_a_teacher_that_reads_other_ids_is_refused(world: Path, tmp_path: Path) -> None:
-    student = tiny.tokenizer(tmp_path / "small")
-    rows = world / "rows.jsonl"
-    ours = cached.origin(world / "big", rows, model=student)
-    assert ours.tokenizer_hash == cached.origin(world / "big", rows).tokenizer_hash
-    shutil.copytree(world / "big", tmp_path / "big")
-    change_tokenizer(tmp_path)
-    wanted = rf"big: its tokenizer \w{{32}} is not the rows', {ours.tokenizer_hash} of \S+small: "
-    with pytest.raises(ValueError, match=wanted + ".*take a teacher of the same family"):
-        cached.origin(tmp_path / "big", rows, model=student)
-    narrow = tiny.tokenizer(tiny.write(tmp_path / "narrow", vocab_size=258))
-    wanted = r"rows\.jsonl:1: row '0' has token 2\d\d, the teacher \S+ knows 258 tokens: take a "
-    with pytest.raises(ValueError, match=wanted):
-        cached.origin(narrow, rows)
-
-
-def test_a_student_s_template_makes_the_rows(world: Path, tmp_path: Path) -> None:
-    student = tiny.tokenizer(tmp_path / "big")
-    change_template(tmp_path)
-    plain = cached.origin(world / "big", world / "rows.jsonl")
-    ours = cached.origin(world / "big", world / "rows.jsonl", model=student)
-    assert ours.template_hash != plain.template_hash
-    assert len(ours.examples.ids) < len(plain.examples.ids)
-    assert plain.template_hash == template.QWEN3
-
-
-def test_a_teacher_of_nan_is_refused(world: Path, tmp_path: Path) -> None:
-    raw = json.loads((world / "big" / "config.json").read_text())
-    made = tiny.tensors(raw)
-    made["lm_head.weight"][5] = np.nan
-    folder = tiny.tokenizer(tiny.write_tensors(tmp_path / "big", raw, made))
-    wanted = r"rows\.jsonl:1: row '0': the teacher's log-probs are NaN there: its weights are dam"
-    with pytest.raises(ValueError, match=wanted):
-        cached.make(tmp_path / "c", cached.origin(folder, world / "rows.jsonl"))
-    assert cached.shards_of(tmp_path / "c") == {}
-
-
-def test_the_row_of_a_nan_is_named(world: Path) -> None:
-    made = cached.examples(world / "big", world / "rows.jsonl")
-    P = int(made.n_target.sum())
-    last = int(made.n_target[:3].sum()) - 1  # the third row's last
-    for field in ("logp_PC", "tail_logp_P", "label_logp_P"):
-        plain = scoring.Scores(np.zeros((P, 2), int), np.zeros((P, 2)), np.zeros(P), np.zeros(P))
-        build.refuse_nan(plain, made)
-        getattr(plain, field)[last] = np.nan
-        with pytest.raises(ValueError, match=r"rows\.jsonl:3: row '2': the teacher's log-probs"):
-            build.refuse_nan(plain, made)
-
-
-def test_a_row_beyond_the_teacher_s_reach_is_told(
-    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tiny.tokenizer(
-        tiny.write(tmp_path / "short", vocab_size=cached.V, max_position_embeddings=100)
-    )
-    made = cached.origin(folder, world / "rows.jsonl")
-    long = np.flatnonzero(made.examples.lengths > 100)
-    assert 0 < len(long) < len(made.examples)
-    (record,) = caplog.records
-    assert f"rows.jsonl:{long[0] + 1}: row '{long[0]}' has" in record.getMessage()
-    assert f"trained for, as have {len(long)} rows in all" in record.getMessage()
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -424,6 +226,36 @@ def test_a_mistake_is_one_sentence(begun: Path, capsys: pytest.CaptureFixture[st
     assert said.err.count("\n") == 1
     assert command.main(["cache", "info", str(begun / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--top-k", "0"], "--top-k: '0': give a whole number from 1 on"),
+        (["--skip-bad", "-1"], "--skip-bad: '-1': give a whole number from 0 on"),
+        (["--part", "2/2"], "--part: '2/2': give I/N, I from 0 to N - 1"),
+        (["--part", "1"], "--part: '1': give I/N, I from 0 to N - 1"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    begun: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments(begun, *wrong))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {said}\n")
+
+
+def test_an_interrupted_build_says_that_it_goes_on(
+    begun: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "score_examples", interrupt)
+    assert command.main(arguments(begun)) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on where it was\n")
+    assert [path.name for path in (begun / "c").glob(".*")] == []
 
 
 def test_info_says_what_a_cache_is_of(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:

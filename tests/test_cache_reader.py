@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -219,6 +220,27 @@ def test_threads_may_read_more_shards_than_are_mapped_at_once(
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_shard_s_cache_is_told_by_content_and_form_alone(folder: Path) -> None:
+    made = manifest.read(folder)
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if isinstance(value, bool):
+            other = not value
+        else:
+            other = value + 1 if isinstance(value, int) else f"{value}x"
+        changed = dataclasses.replace(made, **{field.name: other})
+        is_note = field.name in ("teacher", "rows_file", "model", "skip_bad", "star_jax")
+        assert (changed.build == made.build) == is_note, field.name
+        assert (manifest.differences(made, changed) == []) == is_note, field.name
+
+
+def test_rows_without_targets_are_stored(tmp_path: Path) -> None:
+    cached.invent(tmp_path / "c", [0, 0, 2], rows_per_shard=2)
+    held = cache.Cache(tmp_path / "c")
+    assert held.read(1, 0).ids_nC.shape == (0, 3)
+    assert held.read(2, 2).ids_nC.shape == (2, 3)
 
 
 def test_a_file_s_size_is_known_before(folder: Path) -> None:

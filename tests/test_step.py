@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -15,7 +16,6 @@ import pytest
 
 from star_jax import models
 from star_jax.data import feed
-from star_jax.data.encode import Examples
 from star_jax.data.feed import Feed, Shape
 from star_jax.models import attention, qwen3, sharding
 from star_jax.train import distill, loss, place, state, step
@@ -47,14 +47,14 @@ def mesh_of(shape: Mesh) -> jax.sharding.Mesh:
 
 
 @functools.cache
-def teacher(held: Examples) -> np.ndarray:
+def teacher() -> np.ndarray:
     """Logits of a teacher for every token of the examples, end to end."""
-    return np.random.default_rng(9).normal(0, 2, (len(held.ids), V)).astype(np.float32)
+    return np.random.default_rng(9).normal(0, 2, (len(HELD.ids), V)).astype(np.float32)
 
 
 def stored(plan: feed.Plan, part: slice, C: int) -> loss.Stored:
     """What a cache says of these rows: log-probs of the token that follows."""
-    logp_NV = np.asarray(jax.nn.log_softmax(teacher(HELD)))
+    logp_NV = np.asarray(jax.nn.log_softmax(teacher()))
     ids_NC = np.argsort(-logp_NV, axis=1, kind="stable")[:, :C]
     logp_NC = np.take_along_axis(logp_NV, ids_NC, axis=1)
     tail_N = np.log(-np.expm1(np.log(np.exp(logp_NC).sum(axis=1))))
@@ -76,8 +76,8 @@ def stored(plan: feed.Plan, part: slice, C: int) -> loss.Stored:
     return made
 
 
-def losses(kind: str, chunk: int, part: distill.Part = "all") -> Any:
-    forward = loss.Forward(config=CONFIG, dtype=jnp.float32, chunk=chunk)
+def losses(kind: str, chunk: int, part: distill.Part = "all", config: Any = CONFIG) -> Any:
+    forward = loss.Forward(config=config, dtype=jnp.float32, chunk=chunk)
     if kind == "sft":
         return functools.partial(loss.sft, forward=forward)
     objective = distill.Objective(top_k=10, student_top_m=12)
@@ -319,10 +319,12 @@ def test_moments_lie_beside_their_parameters() -> None:
 def test_no_array_of_logits_is_in_a_compiled_step(kind: str, mesh_shape: Mesh) -> None:
     """B · T · V elements, of all rows or on a mesh of a device's, in whatever shape."""
     mesh = mesh_of(mesh_shape)
+    # Of a vocabulary so large that nothing else comes near its logits.
+    config = dataclasses.replace(CONFIG, vocab_size=2048)
     shape = Shape(micro=2, rows=8, tokens=64, targets=32)
     rate = state.learning_rate(1e-3, 8)
     with jax.set_mesh(mesh):
-        now = state.init(tiny.params(CONFIG, mesh=mesh), state.adamw(rate))
+        now = state.init(tiny.params(config, mesh=mesh), state.adamw(rate))
         tokens = place.abstract_rows(mesh, *shape[:3])
         at = place.micro_sharding(mesh)
         where = (shape.micro, shape.rows, shape.targets)
@@ -335,14 +337,14 @@ def test_no_array_of_logits_is_in_a_compiled_step(kind: str, mesh_shape: Mesh) -
         micro = loss.Micro(tokens, words if kind == "ckd" else None)
         batch = StepBatch(micro, place.abstract_number(mesh))
         fixed = loss.Fixed(seed=place.abstract_number(mesh, jnp.uint32))
-        function = step.make_step(losses(kind, 7), state.adamw(rate), rate)
+        function = step.make_step(losses(kind, 7, config=config), state.adamw(rate), rate)
         compiled = step.Programs("step", function, donate=True).compile(
             now, batch, fixed, shape.targets
         )
     rows = shape.rows // math.prod(mesh_shape)
     found = re.findall(r"\b(?:pred|bf16|[fsu]\d+)\[([\d,]+)\]", compiled.as_text())
     largest = max(math.prod(map(int, each.split(","))) for each in found)
-    assert largest < rows * shape.tokens * V
+    assert largest < rows * shape.tokens * config.vocab_size
     # The donated state is updated in place: no second one is allocated.
     room = compiled.memory_analysis()
     state_bytes = sum(

@@ -133,24 +133,23 @@ def _add_form(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _whole(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError
-    return count
+def _whole(text: str, least: int = 0) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+    return int(text)
 
 
 def _above_0(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
+    return _whole(text, least=1)
 
 
 def _nats(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 on")
     return value
 
 
@@ -215,7 +214,7 @@ def _build(arguments: argparse.Namespace) -> int:
             build.run(plan, mesh, tokens=arguments.batch_tokens, on_batch=bar.update)
     left = len(build.remaining(plan).missing)
     made = plan.manifest
-    end = "complete" if left == 0 else f"{left} shards are other parts' to make"
+    end = "complete" if left == 0 else f"{left} left for other parts"
     _write([f"{arguments.folder}: {made.shards - left} of {made.shards} shards are there: {end}"])
     return 0
 
