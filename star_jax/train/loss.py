@@ -21,7 +21,7 @@ from star_jax.models import attention, lora, qwen3
 from star_jax.models.config import Qwen3Config
 from star_jax.models.lora import Lora
 from star_jax.train import distill, vocab
-from star_jax.train.step import StepBatch, Sums
+from star_jax.train.step import StepBatch, Sums, at
 
 
 class Stored(NamedTuple):
@@ -197,4 +197,9 @@ def teacher_hidden(
         order_BT = jnp.argsort(tokens.weight_BT == 0, axis=1, stable=True)
         return jnp.take_along_axis(hidden_BTD, order_BT[:, :targets, None], axis=1)
 
-    return jax.lax.map(one, batch.micro.tokens)
+    def advance(number: Any, made_MBRD: jax.Array) -> jax.Array:
+        return made_MBRD.at[number].set(one(at(batch.micro.tokens, number)))
+
+    like = jax.eval_shape(lambda: one(at(batch.micro.tokens, 0)))
+    M = batch.micro.tokens.tokens_BT.shape[0]
+    return jax.lax.fori_loop(0, batch.used, advance, jnp.zeros((M, *like.shape), like.dtype))

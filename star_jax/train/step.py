@@ -96,7 +96,7 @@ def _gradient(
     loss: Loss, params: Any, batch: StepBatch, fixed: Any, targets: int, mean: Mean
 ) -> tuple[Total, Any]:
     def differentiate(number: Any) -> tuple[Total, Any]:
-        micro = _at(batch.micro, number)
+        micro = at(batch.micro, number)
         (value, (weight, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(
             params, micro, fixed, targets
         )
@@ -122,7 +122,7 @@ def make_evaluation(loss: Loss) -> Callable[..., Total]:
 
     def evaluate(params: Any, batch: StepBatch, fixed: Any, targets: int) -> Total:
         def look(number: Any) -> Total:
-            value, (weight, metrics) = loss(params, _at(batch.micro, number), fixed, targets)
+            value, (weight, metrics) = loss(params, at(batch.micro, number), fixed, targets)
             return _float32(Total(value, weight, metrics))
 
         def advance(number: Any, carry: Any) -> Any:
@@ -134,7 +134,8 @@ def make_evaluation(loss: Loss) -> Callable[..., Total]:
     return evaluate
 
 
-def _at(micro: Any, number: Any) -> Any:
+def at(micro: Any, number: Any) -> Any:
+    """One micro-batch of arrays [M, B, ...]."""
     return jax.tree.map(
         lambda x: jax.lax.dynamic_index_in_dim(x, number, axis=0, keepdims=False), micro
     )
