@@ -324,13 +324,13 @@ def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_line_has_one_spelling(tmp_path: Path) -> None:
     with make(tmp_path) as log:
-        log.push(1, {"optim/update_norm": jnp.float32(2), "data/tokens": jnp.int32(7)})
+        log.push(1, {"optim/gradient_norm": jnp.float32(2), "data/tokens": jnp.int32(7)})
         log.push(1, {f"eval/{LOSS}": 1, "data/rows": np.int64(3)})
         log.pace(1, {"time/step_s": 0.5, "speed/mfu": 0.25})
     pace = (tmp_path / "pace.jsonl").read_text()
     assert pace == '{"step": 1, "speed/mfu": 0.25, "time/step_s": 0.5}\n'
     wanted = '{"step": 1, "data/rows": 3, "data/tokens": 7, "eval/loss/total_nats": 1, '
-    wanted += '"optim/update_norm": 2.0}\n'
+    wanted += '"optim/gradient_norm": 2.0}\n'
     assert (tmp_path / "metrics.jsonl").read_text() == wanted
 
 

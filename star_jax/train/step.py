@@ -50,13 +50,12 @@ def make_step(
     def step(
         state: State, batch: StepBatch, fixed: Any, targets: int
     ) -> tuple[State, dict[str, Any]]:
-        total, gradient = _gradient(loss, state.params, batch, fixed, targets, mean)
-        norm = optax.tree.norm(gradient)
+        total, summed, count = _gradient(loss, state.params, batch, fixed, targets, mean)
+        norm = optax.tree.norm(summed) / count
         too_long = jnp.zeros((), bool) if clip_norm is None else norm > clip_norm
-        if clip_norm is not None:
-            gradient = jax.tree.map(
-                lambda g: jnp.where(too_long, g / norm * clip_norm, g), gradient
-            )
+        scale = jnp.where(too_long, (clip_norm or 1.0) / norm, 1.0) / count
+        # Mean and clipping in one product, which is part of the update: no other copy is made.
+        gradient = jax.tree.map(lambda g: g * scale, summed)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = means(total)
@@ -68,7 +67,6 @@ def make_step(
             "data/loss_tokens": total.weight,
             "optim/learning_rate": rate(state.step),
             "optim/gradient_norm": norm,
-            "optim/update_norm": optax.tree.norm(updates),
             "optim/clipped": too_long.astype(jnp.float32),
         }
         return State(kept.step, kept.params, kept.opt_state, is_sound), metrics
@@ -94,7 +92,9 @@ def means(total: Total) -> dict[str, Any]:
 
 def _gradient(
     loss: Loss, params: Any, batch: StepBatch, fixed: Any, targets: int, mean: Mean
-) -> tuple[Total, Any]:
+) -> tuple[Total, Any, Any]:
+    """→ sums of losses, sums of gradients, and what the latter are to be divided by."""
+
     def differentiate(number: Any) -> tuple[Total, Any]:
         micro = at(batch.micro, number)
         (value, (weight, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -108,12 +108,13 @@ def _gradient(
     def advance(number: Any, carry: Any) -> Any:
         return jax.tree.map(jnp.add, carry, differentiate(number))
 
-    total, gradient = jax.lax.fori_loop(
-        0, batch.used, advance, _zeros(jax.eval_shape(differentiate, 0), params)
-    )
+    if jax.tree.leaves(batch.micro)[0].shape[0] == 1:
+        total, gradient = differentiate(0)  # nothing to add it to: one gradient less in memory
+    else:
+        nothing = _zeros(jax.eval_shape(differentiate, 0), params)
+        total, gradient = jax.lax.fori_loop(0, batch.used, advance, nothing)
     count = total.weight if mean == "tokens" else batch.used.astype(jnp.float32)
-    count = jnp.where(count == 0, 1, count)
-    return total, jax.tree.map(lambda g: g / count, gradient)
+    return total, gradient, jnp.where(count == 0, 1, count)
 
 
 def make_evaluation(loss: Loss) -> Callable[..., Total]:

@@ -28,7 +28,6 @@ METRICS: Table = {
     "distill/teacher_nll_nats": ("nats", "-log p of the target, at temperature 1"),
     "optim/learning_rate": ("", "learning rate of the step"),
     "optim/gradient_norm": ("", "2-norm of the gradient, before it is clipped"),
-    "optim/update_norm": ("", "2-norm of what is added to the parameters"),
     "optim/clipped": ("share", "1 where the gradient was clipped, else 0"),
     "data/examples": ("examples", "examples of the step"),
     "data/tokens": ("tokens", "tokens of the step, without padding"),
