@@ -49,5 +49,5 @@ def _source(
         return Live(run, rows, model)
     if cache is None:
         return Nobody()
-    top_k = config.objective.build().top_k
+    top_k = min(config.objective.build().top_k, run.model.vocab_size)
     return Cached(run, rows, cache, top_k=top_k, teacher=config.teacher.model)

@@ -15,7 +15,7 @@ from star_jax.models import lora
 from star_jax.models.attention import Backend
 from star_jax.models.qwen3 import Remat
 from star_jax.train import distill
-from star_jax.train.distill import divergence, objective
+from star_jax.train.distill import check, divergence, objective
 from star_jax.train.state import Schedule as Curve
 from star_jax.train.step import Mean
 
@@ -270,17 +270,11 @@ class Ckd(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         built = self.objective.build()
-        if self.teacher.cache is not None and not is_list_enough(built):
-            raise ValueError(
-                f"teacher.cache: {built.kind} over support {built.support!r} asks for more of the "
-                "teacher than its best tokens: give teacher.model instead, or objective.support "
-                "teacher"
-            )
-
-
-def is_list_enough(built: distill.Objective) -> bool:
-    """Whether the teacher's best tokens are all that an objective asks of it."""
-    return built.kind != "rskd" and built.support == "teacher"
+        if self.teacher.cache is not None:
+            try:
+                check.stored(built)
+            except ValueError as error:
+                raise ValueError(f"teacher.cache: {error}: give teacher.model instead") from error
 
 
 def at_least(name: str, value: float | None, least: float) -> None:

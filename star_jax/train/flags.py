@@ -55,9 +55,10 @@ def decode(kind: type[T], raw: Mapping[str, Any], source: str = "") -> T:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What a dataclass itself said, under what was made of it."""
+    """What a dataclass itself said, under what the library made of it."""
     inner = error.__cause__ or error.__context__
-    return error if inner is None else _root(inner)
+    is_made = type(error).__module__.partition(".")[0] == "draccus"
+    return _root(inner) if is_made and inner is not None else error
 
 
 def _pairs(argv: Sequence[str]) -> dict[str, str]:
