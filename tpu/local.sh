@@ -14,7 +14,7 @@ find each other over 127.0.0.1 on a free port, as those of a pod do over its net
   -h, --help         this text
 
 Each line says which process it is of. SIGTERM or Ctrl-C ends all processes after the same step,
-saved; the second one ends them at once. When a process fails, the others get 20 seconds to end by
+saved; the second one ends them at once. When a process fails, the others get 10 seconds to end by
 themselves, then they are killed.
 
 Environment: PYTHON (default: python) runs them; JAX_PLATFORMS (default: cpu) is handed on.
@@ -93,6 +93,13 @@ running=("${pids[@]}")
 # A signal that came while they were started has reached only some of them.
 if ((asked)); then tell TERM; fi
 
+number() {
+  local process
+  for process in "${!pids[@]}"; do
+    if [[ ${pids[process]} == "$1" ]]; then printf '%s' "$process"; fi
+  done
+}
+
 # Takes those that have ended out of `running`, and keeps the first failure in `status`.
 reap() {
   local pid left=() alive
@@ -104,12 +111,14 @@ reap() {
     fi
     wait "$pid"
     local ended=$?
+    if ((ended)); then printf 'process %d: ended with %d\n' "$(number "$pid")" "$ended" >&3; fi
     if ((ended && !status)); then status=$ended; fi
   done
   running=(${left[@]+"${left[@]}"})
 }
 
-grace=20 failed_at=
+exec 3>&2 2>/dev/null # bash tells of killed jobs in words of its own
+grace=10 failed_at=
 while reap && ((${#running[@]})); do
   # Those that were stopped save and end together; after any other failure the others may hang.
   if ((status && status != 75)); then
