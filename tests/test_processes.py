@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from star_jax import models
-from star_jax.train import processes
+from star_jax.train import config, flags, folder, processes
 from tests import oracle, tiny
 
 PEAK = """
@@ -242,6 +242,16 @@ def test_ctrl_c_reaches_the_others_as_sigterm(monkeypatch: pytest.MonkeyPatch) -
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_runs_configuration_does_not_say_where_its_processes_met(tmp_path: Path) -> None:
+    """Else --config OUTPUT/config.yaml would look for them."""
+    needed = ["--model", "m", "--output", "o", "--data.train", "t", "--seed", "7"]
+    met = ["--distributed.coordinator", "a:1", "--distributed.processes", "2"]
+    given = flags.load(config.Sft, [*needed, *met, "--distributed.process", "0"])
+    path = tmp_path / "config.yaml"
+    path.write_text(folder.config_text(given, "sft"))
+    assert flags.load(config.Sft, ["--config", str(path)]) == flags.load(config.Sft, needed)
 
 
 def test_a_mistake_of_one_process_is_all_there_is() -> None:

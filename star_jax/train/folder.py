@@ -19,7 +19,7 @@ import jax
 import yaml
 
 from star_jax.train import flags, processes
-from star_jax.train.config import Distributed
+from star_jax.train.config import Distributed, Training
 from star_jax.train.setup import Run
 from star_jax.version import __version__
 
@@ -72,7 +72,7 @@ def _made(run: Run, loop: str) -> str | None:
     problem = _problem(run, loop)
     if problem is None and not (run.output / RUN).is_file():
         run.output.mkdir(parents=True, exist_ok=True)
-        _write(run.output / CONFIG, _config_text(run, loop))
+        _write(run.output / CONFIG, config_text(run.config, loop))
         _write(run.output / RUN, json.dumps(_identity(run, loop), indent=2) + "\n")
     return problem
 
@@ -128,9 +128,10 @@ def _other_value(run: Run) -> str | None:
     return None
 
 
-def _config_text(run: Run, loop: str) -> str:
-    # Where the processes met is of this start alone: the file would send the next one there.
-    config = dataclasses.replace(run.config, distributed=Distributed())
+def config_text(config: Training, loop: str) -> str:
+    """What `--config` takes."""
+    # Where the processes met is of this start alone: the next one would look for them there.
+    config = dataclasses.replace(config, distributed=Distributed())
     return f"# python -m star_jax.train {loop} --config THIS_FILE\n{flags.to_yaml(config)}"
 
 

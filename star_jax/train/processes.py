@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -68,6 +68,8 @@ def join(
         return False
     if coordinator is None and any(name in environment for name in VARIABLES):
         coordinator, processes, process = _named(environment)
+    # Where one of them never comes JAX waits five minutes, and aborts the others.
+    log.info("joining the other processes at %s", coordinator or "the address that JAX finds")
     try:
         jax.distributed.initialize(coordinator, processes, process)
         count = jax.process_count()  # which is where they meet
@@ -149,7 +151,7 @@ def agree(problem: str | None = None) -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def together() -> Generator[None]:
     """A mistake that one process finds in here is Agreed on by all, who meet at the end of it, or
     where they agree before. Nothing else in here may wait for the others."""
     problem: str | None = None
