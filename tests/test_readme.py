@@ -88,5 +88,5 @@ def test_code(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in re.findall(r"`((?:docs|benchmarks)/[\w./-]*|[A-Z]+\.md)`", README):
+    for path in re.findall(r"`((?:docs|benchmarks|tpu)/[\w./-]*|[A-Z]+\.md)`", README):
         assert (ROOT / path).exists(), path

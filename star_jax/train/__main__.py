@@ -28,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     match given:
         case ["sft" | "ckd" as loop, *rest]:
-            return _train(loop, rest)
+            from star_jax.train import processes
+
+            try:
+                return _train(loop, rest)
+            except BaseException as error:  # ours; the other processes are not to wait for this one
+                processes.leave(1, error)
+                raise
         case [("-h" | "--help"), *_]:
             print(__doc__)
             return OK
@@ -60,7 +66,7 @@ def _tour(argv: Sequence[str]) -> int:
 
 def _train(loop: str, argv: list[str]) -> int:
     from star_jax.train import config as configs
-    from star_jax.train import flags
+    from star_jax.train import flags, processes
 
     kind: Any = configs.Sft if loop == "sft" else configs.Ckd
     if "-h" in argv or "--help" in argv:
@@ -73,9 +79,14 @@ def _train(loop: str, argv: list[str]) -> int:
     try:
         config = flags.load(kind, [word for word in argv if word != "--dry-run"])
         session = _begin(loop, config, is_dry)
+    except processes.Agreed as error:
+        if not error.is_told:
+            print(f"star_jax.train: {error}", file=sys.stderr)
+        return MISTAKE
     except (ValueError, OSError) as error:
         logging.debug("raised here", exc_info=True)
         print(f"star_jax.train: {error}", file=sys.stderr)
+        processes.leave(MISTAKE)
         return MISTAKE
     return OK if session is None else _go_on(session)
 
@@ -91,25 +102,30 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     others = config.distributed
     processes.join(others.mode, others.coordinator, others.processes, others.process)
     if jax.process_index() > 0:
-        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger().setLevel(logging.ERROR)  # the first one says the same
     jax.config.update("jax_debug_nans", config.compute.debug_nans)
-    task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
+    with processes.together():
+        task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
     if is_dry:
         for line in preview.lines(task):
-            print(line)
+            if jax.process_index() == 0:
+                print(line)
         return None
     return fit.begin(task)
 
 
 def _go_on(session: Any) -> int:
     """From here on a mistake is ours, and keeps its traceback."""
+    import jax
+
     from star_jax.train import fit
 
     output = session.task.run.output
     try:
         ending = fit.go_on(session)
     except fit.NonFinite as error:
-        print(f"star_jax.train: {error}", file=sys.stderr)
+        if jax.process_index() == 0:
+            print(f"star_jax.train: {error}", file=sys.stderr)
         return NON_FINITE
     if ending is None:
         logging.info("done: %s", output / "model")

@@ -23,7 +23,7 @@ import numpy as np
 from star_jax import models
 from star_jax.models.config import Qwen3Config
 from star_jax.train import config as configs
-from star_jax.train import evaluation, flags, folder, loss, place, setup
+from star_jax.train import evaluation, flags, folder, loss, place, processes, setup
 from star_jax.train import state as states
 from star_jax.train import step as steps
 from star_jax.train.checkpoint import Checkpoints
@@ -157,7 +157,7 @@ class _Loop:
             fed = self.feeder.take(number)
             self._step(fed)
             done = number + 1
-            signal = self.signals.ending(done)
+            signal = self.signals.ending()
             if done == self.total or signal or done % self._config.checkpoint.every_steps == 0:
                 self._save(done)
             if signal and done < self.total:
@@ -238,6 +238,7 @@ class _Loop:
                 batch = self.eval_feeder.abstract(shape)
                 self.eval_programs.compile(state.params, batch, fixed, shape.targets)
                 count += 1 + task.eval_source.compile(shape)
+        processes.agree()  # one may have compiled for longer
         return count
 
 

@@ -9,6 +9,7 @@ OUTPUT/model            the trained model in Hugging Face format, when the run h
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 
 import jax
 import yaml
-from jax.experimental import multihost_utils
 
-from star_jax.train import flags
+from star_jax.train import flags, processes
+from star_jax.train.config import Distributed, Training
 from star_jax.train.setup import Run
 from star_jax.version import __version__
 
@@ -52,19 +53,28 @@ _BEGUN = (CONFIG, f"{CONFIG}.part", f"{RUN}.part")
 
 def claim(run: Run, loop: str) -> None:
     """Make the folder, or find the same run in it; ValueError for anything else."""
+    problem = None
     if jax.process_index() == 0:
-        problem = _problem(run, loop)
-        if problem is None and not (run.output / RUN).is_file():
-            run.output.mkdir(parents=True, exist_ok=True)
-            _write(run.output / CONFIG, _config_text(run, loop))
-            _write(run.output / RUN, json.dumps(_identity(run, loop), indent=2) + "\n")
-    else:
-        problem = None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"claim {run.output}")
-        problem = _problem(run, loop)  # all of them end, not the first one alone
-    if problem is not None:
-        raise ValueError(problem)
+        try:
+            problem = _made(run, loop)
+        except OSError as error:
+            problem = f"output: {error}"
+    processes.agree(problem)
+    if not (run.output / RUN).is_file():
+        problem = (
+            f"output: {run.output} is not there, though process 0 has just made it: give a folder "
+            "that all processes share"
+        )
+    processes.agree(problem)
+
+
+def _made(run: Run, loop: str) -> str | None:
+    problem = _problem(run, loop)
+    if problem is None and not (run.output / RUN).is_file():
+        run.output.mkdir(parents=True, exist_ok=True)
+        _write(run.output / CONFIG, config_text(run.config, loop))
+        _write(run.output / RUN, json.dumps(_identity(run, loop), indent=2) + "\n")
+    return problem
 
 
 def _identity(run: Run, loop: str) -> dict[str, Any]:
@@ -118,8 +128,11 @@ def _other_value(run: Run) -> str | None:
     return None
 
 
-def _config_text(run: Run, loop: str) -> str:
-    return f"# python -m star_jax.train {loop} --config THIS_FILE\n{flags.to_yaml(run.config)}"
+def config_text(config: Training, loop: str) -> str:
+    """What `--config` takes."""
+    # Where the processes met is of this start alone: the next one would look for them there.
+    config = dataclasses.replace(config, distributed=Distributed())
+    return f"# python -m star_jax.train {loop} --config THIS_FILE\n{flags.to_yaml(config)}"
 
 
 def _write(path: Path, text: str) -> None:

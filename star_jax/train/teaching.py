@@ -24,7 +24,7 @@ from star_jax.data.encode import Tokenizer
 from star_jax.data.feed import Plan, Shape
 from star_jax.models import hf, layout, sharding
 from star_jax.models.config import Qwen3Config
-from star_jax.train import loss, place, setup
+from star_jax.train import loss, place, processes, setup
 from star_jax.train.config import Teacher
 from star_jax.train.setup import Rows, Run
 from star_jax.train.step import Programs, StepBatch
@@ -133,6 +133,7 @@ class Model:
             shapes = layout.abstract(self.config, self.dtype)
             at = sharding.param_shardings(self.config, self.mesh)
             self.params = setup.placed(shapes, at)
+        processes.agree()  # one may have read for longer
         self.head = self._move_head(run.mesh, load)
         compute = run.config.compute
         forward = loss.Forward(
