@@ -242,6 +242,7 @@ def test_what_is_not_allowed_is_refused(spoilt: Examples, tokenizer: Tokenizer) 
     kinds = "nothing_to_learn, target_cut, prompt_cut, end_missing, duplicate"
     assert last == (
         f"{counts}: mend the file, or allow {kinds} (one row alone: nothing_to_learn:b)"
+        " by --allow, in a run by --data.allow"
     )
 
 

@@ -63,6 +63,30 @@ def test_values_are_yaml() -> None:
     assert (made.batch.packing, made.optimizer.clip_norm, made.log.bar) == (False, None, True)
 
 
+def test_words_stay_words() -> None:
+    """YAML 1.1 would make booleans of on and yes, and numbers of 0012 and 1e3."""
+    given = ["--model", "0012", "--output", "yes", "--data.train", "1e3", "--data.eval", "null"]
+    made = flags.load(Sft, [*given, "--distributed.mode", "off", "--log.wandb_project", "on"])
+    assert (made.model, made.output, made.data.train) == ("0012", "yes", "1e3")
+    assert (made.data.eval, made.distributed.mode, made.log.wandb_project) == (None, "off", "on")
+
+
+def test_words_of_a_file_stay_words(path: Path) -> None:
+    path.write_text(FILE + "distributed:\n  mode: off\nlog:\n  bar: True\n")
+    made = flags.load(Sft, ["--config", str(path)])
+    assert (made.distributed.mode, made.log.bar) == ("off", True)
+
+
+def test_a_word_alone_is_a_list_of_one() -> None:
+    made = flags.load(Sft, [*NEEDED, "--data.allow", "end_missing", "--lora.targets", "gate"])
+    assert (made.data.allow, made.lora.targets) == (("end_missing",), ("gate",))
+
+
+def test_a_flag_at_fault_is_not_blamed_on_the_file(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^seed: is -1"):
+        flags.load(Sft, ["--config", str(path), "--seed", "-1"])
+
+
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     more = ["--lora.rank", "4", "--objective.kind", "akl", "--data.eval", "e.jsonl"]
     made = flags.load(Ckd, NEEDED + TEACHER + more)
@@ -81,13 +105,22 @@ FLAGS: list[tuple[list[str], str]] = [
     (["--seed"], "--seed: has no value: write --seed value"),
     (["seed", "1"], "seed: is no flag: write --section.key value"),
     (["--seed", "1", "--seed", "2"], "--seed: is given twice: leave one"),
-    (["--seed", "x"], "seed: Couldn't parse 'x' into an int"),
+    (["--seed", "x"], "--seed: is 'x': give a whole number"),
+    (["--seed", "1.5"], "--seed: is 1.5: give a whole number"),
+    (["--seed", "true"], "--seed: is True: give a whole number"),
+    (["--optimizer.learning_rate", "fast"], "is 'fast': give a number"),
+    (["--optimizer.learning_rate", "null"], "--optimizer.learning_rate: is None: give a number"),
+    (["--optimizer.clip_norm", "[1]"], "is [1]: give a number, or null"),
+    (["--batch.packing", "maybe"], "--batch.packing: is 'maybe': give true or false"),
+    (["--batch.packing", "on"], "--batch.packing: is 'on': give true or false"),
+    (["--data.allow", "3"], "--data.allow: is 3: give a list of words, as in [one, other]"),
+    (["--compute.dtype", "float16"], "--compute.dtype: is 'float16': give bfloat16 or float32"),
     (["--seed", "-1"], "seed: is -1: give 0 or more"),
     (["--seed", "[1"], "--seed: is '[1', which is no YAML value: quote it"),
     (["--data.max_tokens", "1"], "data.max_tokens: is 1: give 2 or more"),
     (["--data.max_targets", "0"], "data.max_targets: is 0: give 1 or more"),
     (["--batch.examples", "0"], "batch.examples: is 0: give 1 or more"),
-    (["--batch.mean", "rows"], "batch.mean: Cannot convert 'rows'"),
+    (["--batch.mean", "rows"], "--batch.mean: is 'rows': give tokens or micro"),
     (["--optimizer.learning_rate", "0"], "optimizer.learning_rate: is 0.0: give a number above 0"),
     (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate: is inf: give a number above"),
     (["--optimizer.beta2", "1"], "optimizer.beta2: is 1.0: give 0 or more, below 1"),
@@ -113,7 +146,9 @@ FILES: list[tuple[str, str]] = [
     (FILE + "sead: 1\n", ":7: sead: is unknown: did you mean seed?"),
     (FILE + "seed:\n  a: 1\n", ":7: seed: is one value, not a section"),
     (FILE + "batch: 3\n", ":7: batch: is a section: its keys are batch.examples"),
-    (FILE + "seed: x\n", ": seed: Couldn't parse 'x' into an int"),
+    (FILE + "seed: x\n", ":7: seed: is 'x': give a whole number"),
+    (FILE + "log:\n  bar: 1\n", ":8: log.bar: is 1: give true or false, or null"),
+    (FILE.replace("model: m", "model: 7"), ":1: model: is 7: give a text"),
     (FILE + "batch:\n  examples: 0\n", ": batch.examples: is 0: give 1 or more"),
     ("model: m\noutput: o\n", ": data.train: is missing: give --data.train, or put it in a"),
     ("- 1\n", ": is no mapping"),

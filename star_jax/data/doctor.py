@@ -290,4 +290,5 @@ def _refusal(path: str, refused: Sequence[Finding]) -> str:
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     one = f"{refused[0].kind}:{refused[0].row_id}"
     ways = f"mend the file, or allow {', '.join(counts)} (one row alone: {one})"
+    ways += " by --allow, in a run by --data.allow"
     return "\n".join(named) + f"\n{total}: {ways}"

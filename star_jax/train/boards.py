@@ -6,6 +6,7 @@ Each is imported when it is asked for. None of them is the record: that is log.p
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import math
 import os
@@ -18,6 +19,15 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 SPEAK_EVERY_S = 10.0  # between two lines of a log
+
+
+def check(*, wandb: bool) -> None:
+    """ValueError where a board is asked for that is not installed."""
+    if wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            "log.wandb_project: is given and wandb is not installed: pip install "
+            "'star_jax[wandb]', or leave it out"
+        )
 
 
 class TensorBoard:

@@ -6,8 +6,11 @@ to_yaml(config) → text             values(config) → dotted name → value
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import re
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,19 +22,35 @@ from draccus.utils import DecodingError, ParsingError
 from draccus.wrappers import docstring
 
 T = TypeVar("T")
+_ABSENT = object()
+
+
+class _Loader(yaml.SafeLoader):
+    """Of the words that YAML 1.1 takes for booleans true and false alone are: off is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def load(kind: type[T], argv: Sequence[str]) -> T:
     """`--config FILE` (at most one), and `--section.key value` or `--section.key=value`."""
     flags = _pairs(argv)
     path = flags.pop("config", None)
-    known = dict(_leaves(kind))
+    known, hints = dict(_leaves(kind)), dict(_hints(kind))
     raw: dict[str, Any] = {}
+    places: dict[str, str] = {}  # where a value comes from, for what is said of it
     if path is not None:
-        raw = _file(Path(path), known)
+        raw, places = _file(Path(path), known)
     for name, text in flags.items():
         _check_name(name, known, "--")
-        _put(raw, name.split("."), _value(text, f"--{name}"))
+        _put(raw, name.split("."), _value(text, hints[name], f"--{name}"))
+        places[name] = f"--{name}: "
     source = f"{path}: " if path is not None else ""
     for name, default in known.items():
         if default is dataclasses.MISSING and _get(raw, name.split(".")) is None:
@@ -39,19 +58,31 @@ def load(kind: type[T], argv: Sequence[str]) -> T:
     for section in sorted(_sections(known)):
         if _get(raw, section.split(".")) is None:
             _put(raw, section.split("."), {})  # so that what it lacks is said by the section itself
-    return decode(kind, raw, source)
+    return decode(kind, raw, source, places)
 
 
-def decode(kind: type[T], raw: Mapping[str, Any], source: str = "") -> T:
-    """The dataclass that nested values make."""
+def decode(
+    kind: type[T],
+    raw: Mapping[str, Any],
+    source: str = "",
+    places: Mapping[str, str] | None = None,
+) -> T:
+    """The dataclass that nested values make; `places` say where single ones come from."""
+    places = {} if places is None else places
+    fitted = copy.deepcopy(dict(raw))
+    for name, hint in _hints(kind):
+        value = _get(raw, name.split("."), default=_ABSENT)
+        if value is not _ABSENT:
+            where = places.get(name, f"{source}{name}: ")
+            _put(fitted, name.split("."), _fit(value, hint, where))
     try:
-        return draccus.decode(kind, raw)
+        return draccus.decode(kind, fitted)
     except DecodingError as error:
-        place = f"{'.'.join(map(str, error.key_path))}: " if error.key_path else ""
-        cause = error.message.splitlines()[0]
-        raise ValueError(f"{source}{place}{cause}") from error
+        raise ValueError(f"{source}{error}") from error
     except ParsingError as error:
-        raise ValueError(f"{source}{_root(error)}") from error
+        said = str(_root(error))
+        is_flag = places.get(said.partition(":")[0], "").startswith("--")
+        raise ValueError(said if is_flag else f"{source}{said}") from error
 
 
 def _root(error: BaseException) -> BaseException:
@@ -80,30 +111,78 @@ def _pairs(argv: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _value(text: str, where: str) -> Any:
+def _value(text: str, hint: Any, where: str) -> Any:
+    """A flag's words are YAML, unless the field takes words: then 0012 and 1e3 are words too."""
+    if _inner(hint) is str or typing.get_origin(_inner(hint)) is typing.Literal:
+        return None if text == "null" else text
     try:
-        return yaml.safe_load(text) if text.strip() else text
+        return yaml.load(text, _Loader) if text.strip() else text
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: is {text!r}, which is no YAML value: quote it") from error
 
 
-def _file(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+def _fit(value: Any, hint: Any, where: str) -> Any:
+    """The value as the field takes it."""
+    inner = _inner(hint)
+    if value is None and inner is not hint:
+        return None
+    match typing.get_origin(inner) or inner:
+        case typing.Literal if value in typing.get_args(inner):
+            return value
+        case builtin if builtin is tuple:
+            items = [value] if isinstance(value, str) else value
+            if isinstance(items, list) and all(isinstance(item, str) for item in items):
+                return items
+        case builtin if builtin is float and not isinstance(value, bool):
+            try:
+                return float(value)  # YAML 1.1 takes 1e-5 for a word
+            except (TypeError, ValueError):
+                pass
+        case builtin if type(value) is builtin:
+            return value
+    raise ValueError(f"{where}is {value!r}: give {_wanted(inner)}{_or_null(hint)}")
+
+
+def _inner(hint: Any) -> Any:
+    """Of X | None, X."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(x for x in typing.get_args(hint) if x is not type(None))
+    return hint
+
+
+def _or_null(hint: Any) -> str:
+    return "" if _inner(hint) is hint else ", or null"
+
+
+def _wanted(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        *others, last = typing.get_args(hint)
+        return f"{', '.join(others)} or {last}"
+    if typing.get_origin(hint) is tuple:
+        return "a list of words, as in [one, other]"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "a text")
+
+
+def _file(path: Path, known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """→ what the file holds, and where of each key."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file: check --config")
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        node, raw = yaml.compose(text, _Loader), yaml.load(text, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)  # only some of PyYAML's errors know their line
         line = f":{place.line + 1}" if place else ""
         raise ValueError(f"{path}{line}: is no YAML: write one `key: value` a line") from error
     if raw is None:
-        return {}
+        return {}, {}
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: is no mapping: write one `key: value` a line")
+    places = {}
     for name, line, is_section in _keys(node, ""):
         _check_name(name, known, f"{path}:{line}: ", is_section)
-    return raw
+        places[name] = f"{path}:{line}: {name}: "
+    return raw, places
 
 
 def _keys(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int, bool]]:
@@ -146,10 +225,10 @@ def _put(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     raw[keys[-1]] = value
 
 
-def _get(raw: Any, keys: Sequence[str]) -> Any:
+def _get(raw: Any, keys: Sequence[str], default: Any = None) -> Any:
     for key in keys:
         if not isinstance(raw, Mapping) or key not in raw:
-            return None
+            return default
         raw = raw[key]
     return raw
 
@@ -162,6 +241,15 @@ def _leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(hints[one.name], f"{prefix}{one.name}.")
         else:
             yield f"{prefix}{one.name}", one.default
+
+
+def _hints(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, type) of the same."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _hints(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
 
 
 def help_text(kind: Any) -> str:

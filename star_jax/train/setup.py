@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from star_jax import models
 from star_jax.data import doctor, encode, template
 from star_jax.data.encode import Examples, Tokenizer
 from star_jax.data.feed import Feed
-from star_jax.models import hf, layout, lora, sharding, tensorfile
+from star_jax.models import attention, hf, layout, lora, sharding, tensorfile
 from star_jax.models.config import Qwen3Config
+from star_jax.train import boards, loss, place, state
 from star_jax.train import config as configs
-from star_jax.train import loss, place, state
 from star_jax.train.config import Training
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,9 @@ def open(config: Training) -> Run:
             f"{model.max_position_embeddings} positions: give at most that"
         )
     sharding.param_shardings(model, mesh)  # refuses what does not divide
+    boards.check(wandb=config.log.wandb_project is not None)
     train, evaluation = rows(config, tokenizer, mesh)
+    check_attention(config, model, [train] if evaluation is None else [train, evaluation])
     steps = train.feed.steps
     optimizer, schedule = config.optimizer, config.schedule
     rate = state.learning_rate(
@@ -128,6 +130,17 @@ def open(config: Training) -> Run:
         rate=rate,
         optimizer=adamw,
     )
+
+
+def check_attention(config: Training, model: Qwen3Config, files: Sequence[Rows]) -> None:
+    """ValueError where the backend that was asked for cannot take the rows as they will come."""
+    backend, dtype = config.compute.attention, hf.as_dtype(config.compute.dtype)
+    for shape in {shape for one in files for shape in one.feed.shapes()}:
+        q_BTNH = (shape.rows, shape.tokens, model.num_heads, model.head_dim)
+        try:
+            attention.choose(backend, jax.ShapeDtypeStruct(q_BTNH, dtype))
+        except ValueError as error:
+            raise ValueError(f"compute.attention: {error}") from error
 
 
 def make_mesh(sizes: configs.Mesh, name: str) -> Mesh:
@@ -175,6 +188,11 @@ def rows(config: Training, tokenizer: Tokenizer, mesh: Mesh) -> tuple[Rows, Rows
 def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) -> Feed:
     if len(examples) == 0:
         raise ValueError(f"{examples.path}: no row of it is left to use")
+    epochs = 1.0 if is_eval else config.schedule.epochs
+    if round(epochs * len(examples)) == 0:
+        raise ValueError(
+            f"schedule.epochs: {epochs} of {len(examples)} examples is less than one: give more"
+        )
     batch, ways = config.batch, place.ways(mesh)
     examples_a_step = min(batch.examples, len(examples)) if is_eval else batch.examples
     # More rows than a step has examples would be computed for nothing.
@@ -186,7 +204,7 @@ def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) ->
         rows=per_device * ways,
         tokens=config.data.max_tokens,
         seed=config.seed,
-        epochs=1.0 if is_eval else config.schedule.epochs,
+        epochs=epochs,
         max_steps=None if is_eval else config.schedule.max_steps,
         packing=batch.packing,
         shuffle=not is_eval,

@@ -76,6 +76,11 @@ class Cached(Silent):
         self, run: Run, rows: Rows, folder: str, *, top_k: int, teacher: str | None
     ) -> None:
         self._cache = cache.Cache(folder)
+        if (held := self._cache.manifest.vocab_size) != run.model.vocab_size:
+            raise ValueError(
+                f"{folder}: its teacher has a vocabulary of {held}, the student one of "
+                f"{run.model.vocab_size}: build a cache with a teacher of the student's"
+            )
         self._cache.check(
             teacher=None if teacher is None else cache.teacher_hash(teacher),
             tokenizer=run.tokenizer.hash,
