@@ -194,6 +194,7 @@ def test_a_step_is_one_over_dense_logits() -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_the_mean_of_micro_batches_is_stars() -> None:
     """Each micro-batch's own token mean, then their mean: unlike the mean over all tokens where
     they differ in size. Rows of one example each make that easy to compute here."""
@@ -223,6 +224,7 @@ def test_the_mean_of_micro_batches_is_stars() -> None:
     assert abs(tokens["optim/gradient_norm"] - float(norm)) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_gradient_is_clipped_to_its_longest() -> None:
     free, _ = run("sft", steps=2, clip_norm=None)
     cut, _ = run("sft", steps=2, clip_norm=1e-3)
@@ -231,6 +233,7 @@ def test_a_gradient_is_clipped_to_its_longest() -> None:
     assert [m["optim/clipped"] for m in cut] == [1, 1]
 
 
+@pytest.mark.slow
 def test_parts_of_the_targets_are_told_apart() -> None:
     """Thinking and answer are the whole; the random ids hold an end-of-think now and then."""
     found = {part: run("ckd", steps=1, part=part)[0][0] for part in ("all", "think", "answer")}
