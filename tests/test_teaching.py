@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from star_jax.train.config import Batch, Ckd, Data, Objective, Teacher
 from tests import cached, tiny
 
 
-def untaught(folder: Path, teacher: Path, rows: Path, **changes: str | int) -> Path:
+def untaught(folder: Path, teacher: Path, rows: Path, **changes: Any) -> Path:
     """A cache of these rows in which no teacher says anything: all lists are zeros."""
     made = build.plan(folder, cached.origin(teacher, rows), top_k=5, dtype="float32")
     manifest = dataclasses.replace(made.manifest, **changes)
@@ -48,13 +49,13 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(world: Path, **teacher: str) -> Ckd:
+def config(world: Path, teacher: Teacher) -> Ckd:
     return Ckd(
         model=str(world / "student"),
         output=str(world / "out"),
         data=Data(train=str(world / "train.jsonl"), eval=str(world / "eval.jsonl")),
         batch=Batch(examples=8, rows_per_device=1),
-        teacher=Teacher(**teacher),
+        teacher=teacher,
         objective=Objective(top_k=5),
     )
 
@@ -63,16 +64,16 @@ def test_a_cache_of_another_vocabulary_is_refused(world: Path) -> None:
     """Its ids would be read as the student's last one."""
     wide = untaught(world / "wide", world / "teacher", world / "train.jsonl", vocab_size=400)
     with pytest.raises(ValueError, match="a vocabulary of 400, the student has one of 272"):
-        ckd.task(config(world, cache=str(wide)))
+        ckd.task(config(world, Teacher(cache=str(wide))))
 
 
 def test_training_and_evaluation_have_one_teacher(world: Path) -> None:
     train = untaught(world / "c", world / "teacher", world / "train.jsonl")
     held = untaught(world / "e", world / "teacher", world / "eval.jsonl")
-    ckd.task(config(world, cache=str(train), eval_cache=str(held)))
+    ckd.task(config(world, Teacher(cache=str(train), eval_cache=str(held))))
     other = untaught(world / "o", world / "teacher", world / "eval.jsonl", teacher_hash="0" * 32)
     with pytest.raises(ValueError, match=r"teacher\.eval_cache: .* was made with the teacher 0000"):
-        ckd.task(config(world, cache=str(train), eval_cache=str(other)))
+        ckd.task(config(world, Teacher(cache=str(train), eval_cache=str(other))))
 
 
 def test_a_live_teacher_takes_no_cache_of_the_evaluation() -> None:
