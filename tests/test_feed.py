@@ -114,3 +114,10 @@ def test_evaluation_goes_through_the_file_in_its_order() -> None:
 def test_examples_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="an example has 59 tokens, rows have room for 58"):
         make(examples(200), tokens=58)
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(40, 0.01), (1, 0.5)])
+def test_epochs_without_a_single_example_are_refused(count: int, epochs: float) -> None:
+    """They would end at once, and export the model that they began with."""
+    with pytest.raises(ValueError, match=f"{epochs} epochs of {count} examples are less than one"):
+        make(examples(count), epochs=epochs)

@@ -63,6 +63,11 @@ class Feed:
             raise ValueError("there is no example to learn from")
         if (longest := int(self.length.max())) > self.tokens:
             raise ValueError(f"an example has {longest} tokens, rows have room for {self.tokens}")
+        if self.places == 0:
+            raise ValueError(
+                f"{self.epochs:g} epochs of {len(self.length)} examples are less than one example: "
+                f"give at least {1 / len(self.length):.2g} epochs"
+            )
 
     @property
     def places(self) -> int:

@@ -28,16 +28,27 @@ def task(config: Ckd, *, load: bool = True) -> Task:
     )
     cross_entropy = functools.partial(loss.sft, forward=run.forward)
     model = Model(run, config.teacher, load=load) if config.teacher.cache is None else None
+    source = _source(run, run.train, config, config.teacher.cache, model)
     eval_source = _source(run, run.eval, config, config.teacher.eval_cache, model)
+    if isinstance(source, Cached) and isinstance(eval_source, Cached):
+        _check_same(config, source, eval_source)
     return Task(
         loop="ckd",
         run=run,
         loss=distil,
-        source=_source(run, run.train, config, config.teacher.cache, model),
+        source=source,
         eval_loss=cross_entropy if isinstance(eval_source, Nobody) else distil,
         eval_source=eval_source,
         teacher=None if model is None else model.config,
     )
+
+
+def _check_same(config: Ckd, source: Cached, eval_source: Cached) -> None:
+    if source.teacher != eval_source.teacher:
+        raise ValueError(
+            f"teacher.eval_cache: {config.teacher.eval_cache} was made with the teacher "
+            f"{eval_source.teacher}, teacher.cache with {source.teacher}: build it with that one"
+        )
 
 
 def _source(

@@ -209,6 +209,11 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.model is None and self.cache is None:
             raise ValueError("teacher: is missing: give teacher.model or teacher.cache a folder")
+        if self.cache is None and self.eval_cache is not None:
+            raise ValueError(
+                "teacher.eval_cache: a live teacher speaks of the evaluation's rows itself: leave "
+                "it out, or give teacher.cache too"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

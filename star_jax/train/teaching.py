@@ -87,10 +87,21 @@ class Cached(Silent):
             template=run.template_hash,
             top_k=top_k,
         )
+        V = self._cache.manifest.vocab_size
+        if run.model.vocab_size != V:
+            raise ValueError(
+                f"{folder}: is of a teacher with a vocabulary of {V}, the student has one of "
+                f"{run.model.vocab_size}: build a cache with a teacher of the same vocabulary"
+            )
         # It knows whole examples. Where the doctor cut one, the first positions are what is left.
         self._place = self._cache.find(rows.uncut)[rows.kept]
         self._n_target = rows.examples.n_target
         self._mesh = run.mesh
+
+    @property
+    def teacher(self) -> str:
+        """The hash of whoever said it."""
+        return self._cache.manifest.teacher_hash
 
     def words(self, plan: Plan, part: slice) -> loss.Stored:
         rows = len(range(plan.shape.rows)[part])

@@ -10,7 +10,10 @@ from __future__ import annotations
 Table = dict[str, tuple[str, str]]  # name → unit, meaning; "" where a number has no unit
 
 METRICS: Table = {
-    "loss/total_nats": ("nats", "what is differentiated: mean over the step's loss tokens"),
+    "loss/total_nats": (
+        "nats",
+        "mean over the step's loss tokens: what is differentiated, if batch.mean is tokens",
+    ),
     "loss/cross_entropy_nats": ("nats", "-log q of the target, mean over loss tokens"),
     "loss/token_accuracy": ("share", "loss tokens whose target is the likeliest token"),
     "distill/divergence_nats": (
