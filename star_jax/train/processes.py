@@ -93,9 +93,9 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._seen is not None:  # asked twice: at once
+        if self._seen is not None and number == signal.SIGINT:  # a person asks twice: at once
             raise KeyboardInterrupt
-        self._seen = number
+        self._seen = self._seen or number  # what ends a job may send SIGTERM again and again
 
     def ending(self, step: int) -> int | None:
         """The signal to end for after this step; every process asks after every step."""
