@@ -4,9 +4,9 @@
     ckd   distillation from a teacher, live or from its cache
           without a word: a tour of the program on a tiny random model, on this machine
 
-`sft --help` and `ckd --help` list every key. Exit status: 0 done, 2 a mistake in what was asked
-for, 3 a loss that is not finite, 75 stopped by SIGTERM and saved (the same command goes on), 130
-the same by Ctrl-C.
+`sft --help` and `ckd --help` list every key. Exit status: 0 done, 1 a fault of the program or of
+the machine, 2 a mistake in what was asked for, 3 a loss that is not finite, 75 stopped by SIGTERM
+and saved (the same command goes on), 130 the same by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from star_jax.train import devices
 
-OK, MISTAKE, NON_FINITE, STOPPED, INTERRUPTED = 0, 2, 3, 75, 130
+OK, FAULT, MISTAKE, NON_FINITE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +65,33 @@ def _tour(argv: Sequence[str]) -> int:
     return OK
 
 
+class _Left(BaseException):
+    """SIGTERM where there is nothing to save."""
+
+
+def _until_told(train: Callable[[str, list[str]], int]) -> Callable[[str, list[str]], int]:
+    """A loop takes signals itself; before it has begun, and a second Ctrl-C, end it at once."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise _Left
+
+    def run(loop: str, argv: list[str]) -> int:
+        before = signal.signal(signal.SIGTERM, leave)
+        try:
+            return train(loop, argv)
+        except (_Left, KeyboardInterrupt) as told:
+            print(
+                "star_jax.train: stopped: the same command goes on from what is saved",
+                file=sys.stderr,
+            )
+            return STOPPED if isinstance(told, _Left) else INTERRUPTED
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run
+
+
+@_until_told
 def _train(loop: str, argv: list[str]) -> int:
     from star_jax.train import config as configs
     from star_jax.train import flags, processes
@@ -103,7 +131,6 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     processes.join(others.mode, others.coordinator, others.processes, others.process)
     if jax.process_index() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first one says the same
-    jax.config.update("jax_debug_nans", config.compute.debug_nans)
     with processes.together():
         task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
     if is_dry:

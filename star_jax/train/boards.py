@@ -32,6 +32,8 @@ def check(*, wandb: bool) -> None:
 
 class TensorBoard:
     def __init__(self, folder: Path, purge_step: int) -> None:
+        # It warns of each NaN, without its name or step.
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
         tensorboardx = importlib.import_module("tensorboardX")
         # Names of event files hold seconds: two runs of one second would share one.
         self._writer = tensorboardx.SummaryWriter(

@@ -144,6 +144,12 @@ class Checkpoints:
         ranked = self._ranked()
         return ranked[0] if ranked else None
 
+    def is_among_best(self, score: float) -> bool:
+        """Whether a checkpoint of this score would stay for it."""
+        held = [*self._scores.values(), None if self._pending is None else self._pending[1]]
+        better = sum(1 for other in held if other is not None and other <= score)
+        return math.isfinite(score) and better < self.keep_best
+
     def meta(self, step: int) -> dict[str, Any]:
         """What was given to `save` of this step."""
         self.wait()

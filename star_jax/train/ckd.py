@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from star_jax.train import loss, setup
+from star_jax.train import folder, loss, setup
 from star_jax.train.config import Ckd
 from star_jax.train.fit import Task
 from star_jax.train.setup import Rows, Run
@@ -16,8 +16,8 @@ from star_jax.train.teaching import Cached, Live, Model, Nobody, Source
 
 
 def task(config: Ckd, *, load: bool = True) -> Task:
-    """ValueError where configuration, model, teacher or rows will not do. With `load` false a live
-    teacher is known by its shapes alone."""
+    """ValueError where configuration, model, teacher or rows will not do. With `load` false, or
+    nothing left to learn, a live teacher is known by its shapes alone."""
     run = setup.open(config)
     distil = functools.partial(
         loss.ckd,
@@ -27,6 +27,7 @@ def task(config: Ckd, *, load: bool = True) -> Task:
         end_of_think=run.tokenizer.end_of_think,
     )
     cross_entropy = functools.partial(loss.sft, forward=run.forward)
+    load = load and not folder.is_done(run)
     model = Model(run, config.teacher, load=load) if config.teacher.cache is None else None
     source = _source(run, run.train, config, config.teacher.cache, model)
     eval_source = _source(run, run.eval, config, config.teacher.eval_cache, model)

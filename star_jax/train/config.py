@@ -102,7 +102,7 @@ class Compute:
     chunk: int = 256  # loss positions whose logits a device holds at once
     cpu_devices: int = 1  # without accelerators: devices that the CPU is split into
     peak_flops: float | None = None  # of one device, for MFU; null: by the device's name
-    debug_nans: bool = False  # stop in the operation that makes the first NaN; slow
+    debug_nans: bool = False  # where a loss is not finite, name the operation; slow
 
     def __post_init__(self) -> None:
         at_least("compute.chunk", self.chunk, 1)

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from star_jax import models
+from star_jax.data.feed import Plan
 from star_jax.models.config import Qwen3Config
 from star_jax.train import config as configs
 from star_jax.train import evaluation, flags, folder, loss, place, processes, setup
@@ -62,7 +63,7 @@ class Task:
 class Session:
     task: Task
     checkpoints: Checkpoints
-    state: State
+    state: State | None  # None where all is done
     base: Any  # the frozen parameters under adapters, else None
 
 
@@ -84,6 +85,9 @@ def begin(task: Task) -> Session:
         run.output / folder.CHECKPOINTS, keep_last=keep.keep_last, keep_best=keep.keep_best
     )
     latest = checkpoints.latest()
+    if folder.is_done(run):
+        log.info("%s: is trained already", run.output)
+        return Session(task=task, checkpoints=checkpoints, state=None, base=None)
     with jax.set_mesh(run.mesh):
         if latest is None:
             state = setup.fresh(run)
@@ -96,11 +100,14 @@ def begin(task: Task) -> Session:
 def go_on(session: Session) -> Ending:
     """Train to the end, or until a signal; NonFinite where numbers end."""
     run = session.task.run
+    if session.state is None:
+        return None
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(run.mesh))
-        looper = _Loop(session, stack)
+        looper = _Loop(session, session.state, stack)
         ending = looper.run()
         if ending is None:
+            session.checkpoints.wait()  # a model stands beside the checkpoint that it is made of
             _export(run, looper.state.params)
     return ending
 
@@ -117,13 +124,14 @@ def _export(run: Run, params: Any) -> None:
 class _Loop:
     """The moving parts of one run, and the order in which they move."""
 
-    def __init__(self, session: Session, stack: ExitStack) -> None:
+    def __init__(self, session: Session, state: State, stack: ExitStack) -> None:
         self.session = session
         self.task = task = session.task
         run = task.run
-        self.state = session.state
-        self.first = int(session.state.step)
+        self.state = state
+        self.first = int(state.step)
         self.total = run.train.feed.steps
+        self.pushed: tuple[Plan, float] | None = None  # of the step whose numbers are to come
         self.programs = programs(task)
         self.feeder = stack.enter_context(Feeder(run.train, run.mesh, task.source))
         self.signals = stack.enter_context(Signals())
@@ -153,12 +161,13 @@ class _Loop:
         if self.first >= self.total:
             return None
         self.clock.compiled(self._compile_ahead())
+        if signal := self.signals.ending():
+            return signal  # nothing is learnt yet that is not saved
         for number in range(self.first, self.total):
-            fed = self.feeder.take(number)
-            self._step(fed)
+            self._step(self.feeder.take(number))
             done = number + 1
             signal = self.signals.ending()
-            if done == self.total or signal or done % self._config.checkpoint.every_steps == 0:
+            if signal or self._is_save_due(done):
                 self._save(done)
             if signal and done < self.total:
                 return signal
@@ -176,10 +185,8 @@ class _Loop:
         metrics = metrics | self.seen.take(fed.plan)
         if self.eval_feeder is not None and self._is_evaluation_due(done):
             metrics |= self._evaluate()
-        row = self.log.push(done, metrics)
-        self._check(row)
-        unplanned = self.programs.unplanned + self.eval_programs.unplanned
-        self.log.pace(done, self.clock.tick(fed, unplanned))
+        self._landed(self.log.push(done, metrics))
+        self.pushed = fed.plan, fed.waited
 
     def _fixed(self, head: Any, number: int) -> loss.Fixed:
         seed = np.uint32((self._config.seed * 0x9E3779B1 + number) % 2**32)
@@ -198,35 +205,61 @@ class _Loop:
 
     def _save(self, done: int) -> None:
         """Only what is known to be sound is saved: the numbers of the last step are looked at."""
-        self._check(self.log.sync())
+        self._landed(self.log.sync())
         meta = {"loop": self.task.loop, "step": done, "config": flags.values(self._config)}
         self.session.checkpoints.save(done, self.state, meta, score=self.score)
 
-    def _check(self, row: Row | None) -> None:
-        if row is None or _is_finite(row.metrics):
+    def _is_save_due(self, done: int) -> bool:
+        if done == self.total or done % self._config.checkpoint.every_steps == 0:
+            return True
+        return self.score is not None and self.session.checkpoints.is_among_best(self.score)
+
+    def _landed(self, row: Row | None) -> None:
+        """A step's numbers have come, so it has ended."""
+        if row is None:
             return
+        assert self.pushed is not None
+        if not _is_finite(row.metrics):
+            self.log.discard()  # the step after it has learnt nothing
+            raise NonFinite(self._stop(row))
+        unplanned = self.programs.unplanned + self.eval_programs.unplanned
+        self.log.pace(row.step, self.clock.tick(*self.pushed, unplanned))
+
+    def _stop(self, row: Row) -> str:
+        """Name a step's rows, save the state before it, which is_sound has kept, and say so."""
         run, before = self.task.run, row.step - 1
-        # The state stands where it stood before that step: is_sound has kept it there.
         path = run.output / f"nonfinite-step-{row.step}.json"
         if jax.process_index() == 0:
             self.seen.describe(path, row)
         meta = {"loop": self.task.loop, "step": before, "config": flags.values(self._config)}
+        saved = ""
         if before > 0:
             sound = State(self.state.step, self.state.params, self.state.opt_state, _true(run))
             self.session.checkpoints.save(before, sound, meta, wait=True)
-        raise NonFinite(
+            saved = "the state before it is saved, and "
+        return (
             f"step {row.step}: the loss is {row.metrics['loss/total_nats']}, the gradient's norm "
-            f"{row.metrics['optim/gradient_norm']}: {path} names the rows; the state before it is "
-            "saved, so the same command replays it, and with --compute.debug_nans true it stops in "
-            "the operation that makes the first NaN"
+            f"{row.metrics['optim/gradient_norm']}{self._blame(before)}: {path} names the rows; "
+            f"{saved}the same command replays it"
         )
+
+    def _blame(self, number: int) -> str:
+        """The operation of a step that makes the first NaN, if that is asked for."""
+        if not self._config.compute.debug_nans:
+            return " (--compute.debug_nans true names the operation)"
+        if self.task.run.mesh.size > 1:
+            return " (--compute.debug_nans names the operation on one device: replay it there)"
+        fed = self.feeder.take(number)
+        fixed = self._fixed(self.task.source.head, number)
+        found = self.programs.blame(self.state, fed.batch, fixed, fed.plan.shape.targets)
+        return f", {found or 'but no operation makes a NaN: it is an infinity'}"
 
     def _compile_ahead(self) -> int:
         """Compile every shape that will come; how many programs that made."""
         task, count = self.task, 0
         state = jax.tree.map(_abstract, self.state)
         shapes = self.feeder.shapes()
-        log.info("compiling %d shapes of a step", len(shapes))
+        log.info("compiling a step of %d shape%s", len(shapes), "s" * (len(shapes) > 1))
         for shape in shapes:
             fixed = jax.tree.map(_abstract, self._fixed(task.source.head, 0))
             batch = self.feeder.abstract(shape)

@@ -77,6 +77,12 @@ def _made(run: Run, loop: str) -> str | None:
     return problem
 
 
+def is_done(run: Run) -> bool:
+    """Whether its last checkpoint and its model are there: each has its name when it is whole."""
+    last = run.output / CHECKPOINTS / str(run.train.feed.steps)
+    return last.is_dir() and (run.output / MODEL).is_dir()
+
+
 def _identity(run: Run, loop: str) -> dict[str, Any]:
     return {
         "loop": loop,

@@ -137,6 +137,10 @@ class Log:
             self._display.show(step, row.metrics.get("loss/total_nats"), self._speed)
         return row
 
+    def discard(self) -> None:
+        """Forget what is pending."""
+        self._pending = None
+
     def pace(self, step: int, metrics: Mapping[str, float]) -> None:
         """What the clocks say of a step."""
         for name in metrics:

@@ -1,7 +1,7 @@
 """What a step is made of and how long it takes: the host's numbers beside the device's.
 
 Seen.take(plan)     examples, tokens, epochs: pure in the step
-Clock.tick(fed)     seconds, tokens a second, the share of the devices' peak
+Clock.tick(plan)    seconds, tokens a second, the share of the devices' peak
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import jax
 from star_jax.data.feed import Plan
 from star_jax.models.config import Qwen3Config
 from star_jax.train import flops
-from star_jax.train.feeding import Fed
 from star_jax.train.log import Row
 from star_jax.train.setup import Run
 
@@ -80,10 +79,11 @@ class Clock:
         self._compile_s, self._count = now - self._last, count
         self._last = now
 
-    def tick(self, fed: Fed, unplanned: int) -> dict[str, float]:
+    def tick(self, plan: Plan, waited: float, unplanned: int) -> dict[str, float]:
+        """To be called when a step has ended."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        run, plan = self._run, fed.plan
+        run = self._run
         length = run.train.examples.lengths[plan.indices]
         targets = int(run.train.examples.n_target[plan.indices].sum())
         tokens = int(length.sum())
@@ -92,14 +92,14 @@ class Clock:
         if self._teacher is not None:
             needed += flops.forward_flops(self._teacher, *work)
         done = plan.step + 1
-        pace = (now - self._began) / (done - self._first)
+        pace = (now - self._began - self._compile_s) / (done - self._first)
         share = flops.mfu(needed, seconds, run.mesh.size, self._peak)
         return {
             "time/step_s": seconds,
             "time/elapsed_s": now - self._began,
             "time/eta_s": pace * (self._total - done),
             "time/compile_s": self._compile_s,
-            "time/data_wait_s": fed.waited,
+            "time/data_wait_s": waited,
             "speed/tokens_per_s": tokens / seconds,
             "speed/loss_tokens_per_s": targets / seconds,
             "speed/flops": needed / seconds,

@@ -225,9 +225,9 @@ class Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._seen is not None:  # asked twice: at once
+        if self._seen is not None and number == signal.SIGINT:  # a person asks twice: at once
             raise KeyboardInterrupt
-        self._seen = number
+        self._seen = self._seen or number  # what ends a job may send SIGTERM again and again
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 

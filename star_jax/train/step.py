@@ -14,7 +14,9 @@ nothing is updated, in this step or in any later one.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,6 +26,7 @@ import optax
 from star_jax.train.state import State
 
 log = logging.getLogger(__name__)
+PACKAGE = Path(__file__).parents[1]
 
 Sums = tuple[Any, tuple[Any, dict[str, Any]]]
 Loss = Callable[[Any, Any, Any, int], Sums]
@@ -164,6 +167,7 @@ class Programs:
     def __init__(self, name: str, function: Callable[..., Any], donate: bool) -> None:
         self.name = name
         self.unplanned = 0
+        self._plain = function
         self._function = jax.jit(
             function, static_argnames="targets", donate_argnums=(0,) if donate else ()
         )
@@ -186,6 +190,18 @@ class Programs:
             )
             found = self.compile(state, batch, fixed, targets)
         return found(state, batch, fixed)
+
+    def blame(self, state: Any, batch: Any, fixed: Any, targets: int) -> str | None:
+        """Run one operation at a time, and say which makes the first NaN; None if none does."""
+        try:
+            with jax.disable_jit(), jax.debug_nans(True):
+                self._plain(state, batch, fixed, targets)
+        except FloatingPointError as error:
+            # Of an operation that differentiation has made, the cause is where its origin stands.
+            frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+            last = [one for one in frames if Path(one.filename).is_relative_to(PACKAGE)][-1]
+            return f"{error}, at {last.filename}:{last.lineno} ({last.line})"
+        return None
 
 
 def _key(batch: Any, targets: int) -> Any:
