@@ -553,3 +553,34 @@ def test_a_wrong_call(
 def test_lengths_of_no_example_are_none(read: Read, tokenizer: Tokenizer) -> None:
     described = report.describe(read(GOOD[0]).take([]), tokenizer, [], [], max_tokens=9)
     assert described["tokens"]["prompt"] == {"median": 0, "p95": 0, "max": 0}
+
+
+def test_rows_without_the_part_that_is_learnt() -> None:
+    """Ids by hand: 9 ends thinking; each target is what follows one prompt token."""
+    targets = [[1, 9, 2], [1, 2], [1, 9], [1, 1, 1, 9, 2], [9]]
+    ids = [[5, *target] for target in targets]
+    held = Examples(
+        "rows.jsonl",
+        np.concatenate(ids).astype(np.int32),
+        np.cumsum([0, *map(len, ids)]),
+        np.ones(len(ids), np.int32),
+        np.arange(1, len(ids) + 1),
+        tuple("abcde"),
+    )
+
+    class Nine:
+        end_of_think = 9
+
+    def without(part: str, **limits: int) -> list[str]:
+        given = {"max_tokens": 100} | limits
+        found = doctor.partless(held, Nine(), part, **given)  # ty: ignore
+        assert all(each.kind == "nothing_to_learn" for each in found)
+        return [each.row_id for each in found]
+
+    assert without("all") == without("alternating") == []
+    assert without("think") == ["b"]
+    assert without("answer") == ["c", "e"]
+    # Cut after three targets, the thinking of d does not end, and nothing of it is an answer.
+    assert without("think", max_targets=3) == ["b", "d"]
+    assert without("answer", max_targets=3) == ["c", "d", "e"]
+    assert without("answer", max_tokens=4) == ["c", "d", "e"]

@@ -290,6 +290,12 @@ def test_the_learning_rate_is_the_published_one(curve: state.Schedule) -> None:
         np.testing.assert_allclose(float(rate(number)), wanted, rtol=1e-5, atol=1e-12)
 
 
+def test_a_run_of_one_step_learns() -> None:
+    """The published warm-up alone would end it at a rate of 0."""
+    assert float(state.learning_rate(1e-3, 1)(0)) == np.float32(1e-3)
+    assert [float(state.learning_rate(1e-3, 2)(n)) for n in (0, 1)] == [0, np.float32(1e-3)]
+
+
 def test_norms_do_not_decay() -> None:
     params = tiny.params(CONFIG)
     decays = state.decays(params)

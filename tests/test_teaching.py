@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from star_jax.data import cache
 from star_jax.data.cache import build, identity, shard
 from star_jax.data.cache import manifest as manifests
 from star_jax.train import ckd
@@ -63,7 +65,7 @@ def config(world: Path, teacher: Teacher) -> Ckd:
 def test_a_cache_of_another_vocabulary_is_refused(world: Path) -> None:
     """Its ids would be read as the student's last one."""
     wide = untaught(world / "wide", world / "teacher", world / "train.jsonl", vocab_size=400)
-    with pytest.raises(ValueError, match="a vocabulary of 400, the student has one of 272"):
+    with pytest.raises(ValueError, match="a vocabulary of 400, the student one of 272"):
         ckd.task(config(world, Teacher(cache=str(wide))))
 
 
@@ -79,3 +81,50 @@ def test_training_and_evaluation_have_one_teacher(world: Path) -> None:
 def test_a_live_teacher_takes_no_cache_of_the_evaluation() -> None:
     with pytest.raises(ValueError, match=r"teacher\.eval_cache: a live teacher speaks"):
         Teacher(model="big", eval_cache="held")
+
+
+@pytest.mark.parametrize("array", ["ids", "logp", "label_logp"])
+def test_damage_that_makes_no_token_and_no_probability_is_not_learnt(
+    world: Path, array: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = untaught(world / "c", world / "teacher", world / "train.jsonl")
+    task = ckd.task(config(world, Teacher(cache=str(made))))
+    plan = task.run.train.feed.plan(0)
+    task.source.words(plan, slice(0, 1))
+    read = cache.Cache.read
+
+    def damaged(self: cache.Cache, place: int, count: int) -> cache.Read:
+        said = read(self, place, count)
+        held = getattr(said, f"{array}_n" if array == "label_logp" else f"{array}_nC")
+        held[-1] = 2**30 if array == "ids" else np.nan
+        return said
+
+    monkeypatch.setattr(cache.Cache, "read", damaged)
+    with pytest.raises(ValueError, match=r"is damaged at row '.*': find the file with python -m"):
+        task.source.words(plan, slice(0, 1))
+
+
+def test_what_is_allowed_in_one_file_is_not_called_idle_in_the_other(
+    world: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = (world / "train.jsonl").read_text().splitlines()
+    again = {**json.loads(rows[0]), "id": "again"}
+    (world / "train.jsonl").write_text("\n".join([*rows, json.dumps(again)]) + "\n")
+    made = untaught(world / "c", world / "teacher", world / "train.jsonl")
+    base = config(world, Teacher(cache=str(made)))
+    data = dataclasses.replace(base.data, allow=("duplicate", "end_missing"))
+    ckd.task(dataclasses.replace(base, data=data))
+    said = [record.getMessage() for record in caplog.records if "no such" in record.getMessage()]
+    assert said == ["data.allow end_missing: there is no such finding: remove it"]
+
+
+def test_rows_without_the_part_that_is_learnt_are_named(world: Path) -> None:
+    """A file of answers alone, and a run that learns thinking."""
+    made = untaught(world / "c", world / "teacher", world / "train.jsonl")
+    base = config(world, Teacher(cache=str(made)))
+    asked = "<|im_start|>user\nhow?<|im_end|>\n<|im_start|>assistant\n"
+    row = {"id": "plain", "inputs": asked, "targets": "like this<|im_end|>"}
+    (world / "train.jsonl").write_text(json.dumps(row) + "\n")
+    thinking = dataclasses.replace(base.objective, part="think")
+    with pytest.raises(ValueError, match="nothing_to_learn: has no thinking that is learnt"):
+        ckd.task(dataclasses.replace(base, objective=thinking))

@@ -92,6 +92,40 @@ def examine(
     return sorted(found, key=lambda finding: (finding.line, rank[finding.kind]))
 
 
+def partless(
+    examples: Examples,
+    tokenizer: Tokenizer,
+    part: str,
+    *,
+    max_tokens: int,
+    max_targets: int | None = None,
+) -> list[Finding]:
+    """The rows of which a run that learns their thinking, or their answers, alone learns nothing.
+
+    A target without an end of thinking is all answer; one whose end is cut off is all thinking.
+    """
+    if part not in ("think", "answer"):
+        return []
+    first = examples.start[:-1] + examples.n_prompt
+    most = max_tokens - examples.n_prompt.astype(np.int64)
+    most = most if max_targets is None else np.minimum(most, max_targets)
+    cut = first + np.minimum(examples.n_target, np.maximum(most, 0))
+    ends = np.concatenate([[0], np.cumsum(examples.ids == tokenizer.end_of_think)])
+    seen, whole = ends[cut] - ends[first], ends[examples.start[1:]] - ends[first]
+    if part == "think":
+        is_empty, what = seen == 0, "has no thinking that is learnt"
+    else:
+        # Empty where the end of thinking is the last that is left, or is cut off.
+        last = np.maximum(cut - 1, 0)
+        is_last = (cut > first) & (examples.ids[last] == tokenizer.end_of_think)
+        is_empty, what = is_last | ((whole > 0) & (seen == 0)), "has no answer that is learnt"
+    remedy = "learn all parts (objective.part all), or leave it out"
+    return [
+        Finding("nothing_to_learn", examples.row_ids[i], int(examples.line[i]), what, remedy)
+        for i in np.flatnonzero(is_empty)
+    ]
+
+
 def check_limits(max_tokens: int, max_targets: int | None) -> None:
     if max_tokens < 2:
         raise ValueError(
@@ -218,16 +252,26 @@ def divide(
     findings: Iterable[Finding], allow: Sequence[str]
 ) -> tuple[list[Finding], list[Finding]]:
     """(allowed, refused) by entries "KIND", for all its rows, and "KIND:ROW_ID", for one."""
-    entries = [_entry(text) for text in allow]
-    wanted, used = set(entries), set()
+    findings = list(findings)
+    for text in unused(findings, allow):
+        logger.warning("allow %s: there is no such finding: remove it", text)
+    return _divide(findings, allow)
+
+
+def unused(findings: Iterable[Finding], allow: Sequence[str]) -> list[str]:
+    """The entries that allow nothing of what was found."""
+    found = {entry for each in findings for entry in ((each.kind, None), (each.kind, each.row_id))}
+    return [text for text in allow if _entry(text) not in found]
+
+
+def _divide(
+    findings: Iterable[Finding], allow: Sequence[str]
+) -> tuple[list[Finding], list[Finding]]:
+    wanted = {_entry(text) for text in allow}
     parts: tuple[list[Finding], list[Finding]] = ([], [])
     for finding in findings:
         hits = wanted & {(finding.kind, None), (finding.kind, finding.row_id)}
-        used |= hits
         parts[0 if hits else 1].append(finding)
-    for text, entry in zip(allow, entries, strict=True):
-        if entry not in used:
-            logger.warning("allow %s: there is no such finding: remove it", text)
     return parts
 
 

@@ -44,6 +44,11 @@ class Data:
     def __post_init__(self) -> None:
         at_least("data.max_tokens", self.max_tokens, 2)
         at_least("data.max_targets", self.max_targets, 1)
+        if self.max_targets is not None and self.max_targets > self.max_tokens:
+            raise ValueError(
+                f"data.max_targets: is {self.max_targets}, a row has {self.max_tokens} tokens: "
+                "give less, or leave it out"
+            )
         at_least("data.skip_bad", self.skip_bad, 0)
 
 
@@ -191,6 +196,8 @@ class Training:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed: is {self.seed}: give 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)

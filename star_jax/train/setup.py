@@ -27,7 +27,7 @@ from star_jax.models import attention, hf, layout, lora, sharding, tensorfile
 from star_jax.models.config import Qwen3Config
 from star_jax.train import boards, loss, place, state
 from star_jax.train import config as configs
-from star_jax.train.config import Training
+from star_jax.train.config import Ckd, Training
 
 log = logging.getLogger(__name__)
 
@@ -159,30 +159,31 @@ def rows(config: Training, tokenizer: Tokenizer, mesh: Mesh) -> tuple[Rows, Rows
             path, tokenizer, render, keep_reasoning=data.keep_reasoning, skip_bad=data.skip_bad
         )
 
-    def treat(uncut: Examples, evaluation: Examples | None) -> doctor.Treated:
-        limits = {"max_tokens": data.max_tokens, "max_targets": data.max_targets}
+    limits: dict[str, Any] = {"max_tokens": data.max_tokens, "max_targets": data.max_targets}
+    part = config.objective.part if isinstance(config, Ckd) else "all"
+
+    def look(uncut: Examples, evaluation: Examples | None) -> list[doctor.Finding]:
         found = doctor.examine(uncut, tokenizer, **limits, evaluation=evaluation)
-        return doctor.treat(uncut, found, data.allow, **limits)
+        told = {(each.kind, each.line) for each in found}
+        more = doctor.partless(uncut, tokenizer, part, **limits)
+        return found + [each for each in more if (each.kind, each.line) not in told]
+
+    def treat(uncut: Examples, found: list[doctor.Finding], is_eval: bool) -> Rows:
+        # What allows something in the other file is not to be called idle in this one.
+        idle = doctor.unused(found, data.allow)
+        allow = [entry for entry in data.allow if entry not in idle]
+        seen = doctor.treat(uncut, found, allow, **limits)
+        made = _feed(config, seen.examples, mesh, is_eval=is_eval)
+        return Rows(uncut=uncut, examples=seen.examples, kept=seen.kept, feed=made)
 
     uncut_eval = read(data.eval) if data.eval is not None else None
     uncut = read(data.train)
-    learnt = treat(uncut, uncut_eval)
-    train = Rows(
-        uncut=uncut,
-        examples=learnt.examples,
-        kept=learnt.kept,
-        feed=_feed(config, learnt.examples, mesh, is_eval=False),
-    )
-    if uncut_eval is None:
-        return train, None
-    seen = treat(uncut_eval, None)
-    evaluation = Rows(
-        uncut=uncut_eval,
-        examples=seen.examples,
-        kept=seen.kept,
-        feed=_feed(config, seen.examples, mesh, is_eval=True),
-    )
-    return train, evaluation
+    found = look(uncut, uncut_eval)
+    found_eval = [] if uncut_eval is None else look(uncut_eval, None)
+    for entry in doctor.unused([*found, *found_eval], data.allow):
+        log.warning("data.allow %s: there is no such finding: remove it", entry)
+    train = treat(uncut, found, is_eval=False)
+    return train, None if uncut_eval is None else treat(uncut_eval, found_eval, is_eval=True)
 
 
 def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) -> Feed:

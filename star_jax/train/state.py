@@ -46,7 +46,8 @@ def learning_rate(
 ) -> Callable[[Any], Any]:
     """Step (from 0) → rate: a linear rise from 0 over the first share of the steps, then down to
     `final_share` of the peak along half a cosine or a line, or not at all."""
-    warmup = math.ceil(round(warmup_share * steps, 6))
+    # A run of one step would otherwise be over before its rate has risen.
+    warmup = min(math.ceil(round(warmup_share * steps, 6)), steps - 1)
     rest = max(steps - warmup, 1)
     match schedule:
         case "cosine":

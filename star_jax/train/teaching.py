@@ -29,6 +29,8 @@ from star_jax.train.config import Teacher
 from star_jax.train.setup import Rows, Run
 from star_jax.train.step import Programs, StepBatch
 
+ROUNDING = 1e-2  # a log-prob of a token that is all but certain, rounded, may lie above 0
+
 
 class Source(Protocol):
     @property
@@ -87,15 +89,10 @@ class Cached(Silent):
             template=run.template_hash,
             top_k=top_k,
         )
-        V = self._cache.manifest.vocab_size
-        if run.model.vocab_size != V:
-            raise ValueError(
-                f"{folder}: is of a teacher with a vocabulary of {V}, the student has one of "
-                f"{run.model.vocab_size}: build a cache with a teacher of the same vocabulary"
-            )
         # It knows whole examples. Where the doctor cut one, the first positions are what is left.
-        self._place = self._cache.find(rows.uncut)[rows.kept]
+        self._place = self._cache.find(rows.uncut.take(rows.kept.tolist()))
         self._n_target = rows.examples.n_target
+        self._row_ids = rows.examples.row_ids
         self._mesh = run.mesh
 
     @property
@@ -108,10 +105,22 @@ class Cached(Silent):
         made = self._zeros(plan.shape, rows)
         for m, row, first, count, index in feed.targets_of(plan, self._n_target, part):
             said = self._cache.read(int(self._place[index]), count)
+            self._check(said, index)
             at = (m, row, slice(first, first + count))
             for array, values in zip(made, said, strict=True):
                 array[at] = values
         return made
+
+    def _check(self, said: cache.Read, index: int) -> None:
+        """Flipped bits that make no ids and no log-probs; `cache verify` finds the others too."""
+        V = self._cache.manifest.vocab_size
+        logps = (said.logp_nC, said.label_logp_n)
+        is_sound = said.ids_nC.min(initial=0) >= 0 and said.ids_nC.max(initial=0) < V
+        if not is_sound or any(not (x.max(initial=-1.0) <= ROUNDING) for x in logps):
+            raise ValueError(
+                f"{self._cache.folder}: is damaged at row {self._row_ids[index]!r}: find the file "
+                "with python -m star_jax.data cache verify, remove it and build it again"
+            )
 
     def _zeros(self, shape: Shape, rows: int) -> loss.Stored:
         made = self._cache.manifest

@@ -39,7 +39,10 @@ METRICS: Table = {
     "data/packing_share": ("share", "places of the batch that hold a token"),
     "data/epoch": ("epochs", "how often the data has been gone through, with its fraction"),
     "data/examples_seen": ("examples", "examples since the run began"),
-    "data/loss_tokens_seen": ("tokens", "learnt tokens since the run began"),
+    "data/loss_tokens_seen": (
+        "tokens",
+        "target tokens since the run began, whatever part is learnt",
+    ),
 }
 
 PACE: Table = {
@@ -49,7 +52,7 @@ PACE: Table = {
     "time/compile_s": ("s", "time spent compiling since the process began"),
     "time/data_wait_s": ("s", "time that the step waited for its batch"),
     "speed/tokens_per_s": ("tokens/s", "tokens a second, without padding, of all devices"),
-    "speed/loss_tokens_per_s": ("tokens/s", "learnt tokens a second, of all devices"),
+    "speed/loss_tokens_per_s": ("tokens/s", "target tokens a second, of all devices"),
     "speed/mfu": ("share", "model FLOPs utilisation: speed/flops over what the devices can do"),
     "speed/flops": ("FLOP/s", "floating point operations a second that the model needs"),
     "memory/peak_bytes": ("bytes", "the most memory that was in use on one device"),
