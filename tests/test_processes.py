@@ -323,7 +323,11 @@ def meet(wait_s: float) -> list[dict[str, Any]]:
         running.append(
             subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
         )
-    ended = [(*process.communicate(timeout=300), process.returncode) for process in running]
+    try:
+        ended = [(*process.communicate(timeout=300), process.returncode) for process in running]
+    finally:
+        for process in running:
+            process.kill()
     for _, complained, status in ended:
         assert status == 0, complained
     lines = [line for said, _, _ in ended for line in said.splitlines()]
