@@ -318,8 +318,9 @@ def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert log.sync() == Row(2, {LOSS: 1.0})
         assert ("metrics.jsonl", kept + f'{{"step": 2, "{LOSS}": 1.0}}\n'.encode()) in synced
         assert "pace.jsonl" in dict(synced)
-        found = events(tmp_path / "tensorboard")
-        assert [value.tag for event in found for value in event.summary.value] == [LOSS]
+    # TensorBoard's own thread writes when it likes, and all of it by the end.
+    found = events(tmp_path / "tensorboard")
+    assert [value.tag for event in found for value in event.summary.value] == [LOSS]
 
 
 def test_a_line_has_one_spelling(tmp_path: Path) -> None:
