@@ -17,6 +17,7 @@ import numpy as np
 
 from star_jax.data.feed import Shape
 from star_jax.models import layout
+from star_jax.train import config as configs
 from star_jax.train import fit, flags, loss, place, setup
 from star_jax.train import state as states
 from star_jax.train.feeding import Feeder
@@ -33,6 +34,7 @@ def lines(task: Task) -> Iterator[str]:
     yield ""
     yield f"devices      {run.mesh.size} × {jax.devices()[0].device_kind}, mesh {_mesh(run.mesh)}"
     yield f"parameters   {layout.count(run.model):,}{_trained(task)}"
+    yield from _objective(run.config)
     yield from _data(task)
     yield from _programs(task)
 
@@ -48,6 +50,13 @@ def _trained(task: Task) -> str:
         if task.run.config.lora.rank == 0
         else f" frozen, and {count:,} of adapters, which are trained"
     )
+
+
+def _objective(config: configs.Training) -> Iterator[str]:
+    """A preset with what was changed of it."""
+    if isinstance(config, configs.Ckd):
+        parts = vars(config.objective.build()) | {"part": config.objective.part}
+        yield f"objective    {', '.join(f'{name} {value}' for name, value in parts.items())}"
 
 
 def _size(tree: Any) -> int:
@@ -77,7 +86,7 @@ def _programs(task: Task) -> Iterator[str]:
         for shape, count in feeder.shapes().items():
             batch = feeder.abstract(shape)
             compiled = programs.compile(state, batch, fixed, shape.targets)
-            peaks.append((_terms(compiled, state, batch, fixed, teacher), shape))
+            peaks.append((_terms(compiled, state, fixed, teacher), shape))
             yield f"             {_named(shape)}: {count:,} steps"
         terms, shape = max(peaks, key=lambda peak: sum(peak[0].values()))
         yield f"memory       of one device, in the program {_named(shape)}"
@@ -91,17 +100,19 @@ def _named(shape: Shape) -> str:
     return f"{shape.micro} × {shape.rows} × {shape.tokens}, {shape.targets}"
 
 
-def _terms(
-    compiled: Any, state: Any, batch: Any, fixed: loss.Fixed, teacher: Any
-) -> dict[str, int]:
+def _terms(compiled: Any, state: Any, fixed: loss.Fixed, teacher: Any) -> dict[str, int]:
+    """Arguments by what they are, then what the program makes beside them."""
     room = compiled.memory_analysis()
-    terms = {
+    arguments = {
         "trained parameters": _bytes(state.params),
         "optimizer": _bytes(state.opt_state),
         "frozen parameters": _bytes(fixed.base),
-        "teacher's parameters": _bytes(teacher),
         "teacher's head, for the step": _bytes(fixed.teacher_head_VD),
-        "batch": _bytes(batch),
+    }
+    terms = {
+        **arguments,
+        "batch": int(room.argument_size_in_bytes) - sum(arguments.values()),
+        "teacher's parameters": _bytes(teacher),  # no argument: another program's, and still there
         "gradients and activations": int(room.temp_size_in_bytes),
         "results not in place": int(room.output_size_in_bytes - room.alias_size_in_bytes),
         "the program itself": int(room.generated_code_size_in_bytes),
