@@ -323,6 +323,7 @@ def test_moments_lie_beside_their_parameters() -> None:
     assert jax.tree.map(lambda x: x.sharding, moments.nu) == at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "ckd"])
 @pytest.mark.parametrize("mesh_shape", [(1, 1, 1), (2, 4, 1)], ids=str)
 def test_no_array_of_logits_is_in_a_compiled_step(kind: str, mesh_shape: Mesh) -> None:
@@ -373,6 +374,7 @@ def test_a_shape_that_nobody_planned_is_counted_and_said(caplog: pytest.LogCaptu
     assert "double: compiling a shape that was not planned" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_planned_step_moves_nothing_between_host_and_device(no_transfers: Any) -> None:
     mesh = mesh_of((2, 2, 1))
     rate = state.learning_rate(1e-3, 8)
