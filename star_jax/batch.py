@@ -120,6 +120,8 @@ def split(batch: TokenBatch, count: int) -> TokenBatch:
 
 def bucket(length: int, smallest: int = 128) -> int:
     """The next of 128, 192, 256, 384, 512, …: two shapes an octave, so that few are compiled."""
+    if smallest < 2 or smallest & (smallest - 1):
+        raise ValueError(f"the smallest size is a power of two from 2 on, got {smallest}")
     size = smallest
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3

@@ -10,6 +10,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+# Most of a test's time is LLVM's, which optimizes programs that run for milliseconds. Without that
+# they compile three times as fast and compute the same but for rounding. The checks of a change run
+# the comparisons with reference values a second time, optimized as a user's programs are.
+if "STAR_JAX_OPTIMIZED" not in os.environ:
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 

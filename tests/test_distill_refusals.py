@@ -107,6 +107,7 @@ def test_a_renormalised_list_takes_any_temperature() -> None:
 
 
 COLLAPSING = [
+    {"kind": "mixed", "forward_weight": 0.0, "tail": "drop"},
     {"kind": "rkl", "tail": "drop"},
     {"kind": "rkl", "tail_weight": 0.0},
     {"kind": "jsd", "beta": 1.0, "tail": "drop"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ COMMANDS = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tiny.write(tmp_path / "Qwen3-0.6B", torch_dtype="bfloat16", vocab_size=20000)
+    tiny.tokenizer(tmp_path / "Qwen3-0.6B")
+    shutil.copytree(tmp_path / "Qwen3-0.6B", tmp_path / "Qwen3-8B")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     (tmp_path / "replies.jsonl").write_text(json.dumps(REPLY) + "\n")
     return tmp_path
@@ -67,16 +70,19 @@ def test_the_commands_are_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(folder: Path, command: str) -> None:
-    arguments = [sys.executable, *shlex.split(command)[1:]]
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-    if command.endswith("star_jax.train"):
-        # The model has learnt its sentence, and says the same after export and load.
-        assert """it says: ' {"name": "weather", "arguments": {"city": "Oslo"}}'""" in done.stdout
-        assert "loaded again: the same words" in done.stdout
+def test_the_commands_run_one_after_the_other(folder: Path) -> None:
+    for command in COMMANDS:
+        arguments = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout.strip() or done.stderr.strip(), command
+        if command.endswith("star_jax.train"):
+            # The model has learnt its sentence, and says the same after export and load.
+            learnt = """it says: ' {"name": "weather", "arguments": {"city": "Oslo"}}'"""
+            assert learnt in done.stdout
+            assert "loaded again: the same words" in done.stdout
+    assert (folder / "runs/ckd/model/model.safetensors").is_file()
+    assert (folder / "tuned/model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -87,5 +93,5 @@ def test_code(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in re.findall(r"`((?:docs|benchmarks)/[\w./-]*|[A-Z]+\.md)`", README):
+    for path in re.findall(r"`((?:docs|benchmarks|tpu)/[\w./-]*|[A-Z]+\.md)`", README):
         assert (ROOT / path).exists(), path

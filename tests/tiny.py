@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
+
+from star_jax import models
+from star_jax.models import layout, sharding
 
 BASE = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -108,6 +112,20 @@ def write_tensors(
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def params(config: models.Qwen3Config, seed: int = 0, mesh: Any = None) -> Any:
+    """Random parameters from NumPy: `models.init` takes seconds to compile, whatever the size."""
+    rng = np.random.default_rng(seed)
+
+    def make(row: layout.Row) -> np.ndarray:
+        shape = row.shape(config)
+        made = np.ones(shape) if row.path[-1] == "scale" else rng.normal(0, 0.02, shape)
+        return made.astype(np.float32)
+
+    made = layout.tree(config, make)
+    placed = None if mesh is None else sharding.param_shardings(config, mesh)
+    return jax.device_put(made, placed)
 
 
 def rows(seed: int, lengths: list[int], vocab: int = 128, T: int | None = None) -> np.ndarray:

@@ -67,6 +67,14 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def wordless(self) -> np.ndarray:
+        """For every id, whether it is a special token, a tag, or writes nothing but white space."""
+        alone = [[i] for i in range(self.size)]
+        texts = self._tokenizer.decode_batch(alone, skip_special_tokens=False)
+        found = np.array([not text.strip() for text in texts])
+        found[list(self._tokenizer.get_added_tokens_decoder())] = True
+        return found
+
 
 def _meaning(raw: Any) -> Any:
     """What of a tokenizer.json decides about ids: not how it pads or cuts batches."""

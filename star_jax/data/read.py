@@ -100,7 +100,8 @@ def tolerate(
         if count > skip_bad:
             allowance = f"{count} bad row{'s' * (count > 1)}, {skip_bad} allowed"
             raise ValueError(
-                f"{item}\n{allowance}: mend the file, or allow more (--skip-bad N, skip_bad=N)"
+                f"{item}\n{allowance}: mend the file, or allow more (--skip-bad N, in a run "
+                "--data.skip_bad N)"
             )
         report(item)
     if count and on_bad is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any, Protocol
 
 from star_jax import chat
 from star_jax.chat import Message, Tool
+
+# Stands for what `chat.render` writes; to be counted up with every change of that text.
+QWEN3 = "star_jax.chat.render/1"
 
 
 class Render(Protocol):
@@ -26,20 +30,32 @@ class Render(Protocol):
 def load(folder: str | Path) -> Render:
     """How the model in a folder renders: with chat_template.jinja, or with the template in its
     tokenizer_config.json, or as Qwen3 does where it has neither."""
-    folder = Path(folder)
+    text, tokens = _source(Path(folder))
+    return chat.render if text is None else functools.partial(chat.render_with, text, **tokens)
+
+
+def fingerprint(folder: str | Path) -> str:
+    """What decides about the text that `load` renders: equal ones render alike."""
+    text, tokens = _source(Path(folder))
+    if text is None:
+        return QWEN3
+    read = {name: value for name, value in tokens.items() if name in text}
+    content = json.dumps([text, read], sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _source(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """A folder's own template, None where it has none, and the tokens that it may name."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder: give a model's folder")
     path = folder / "tokenizer_config.json"
     config = _config(path) if path.is_file() else {}
     own = folder / "chat_template.jinja"
     template = own.read_text(encoding="utf-8") if own.is_file() else config.get("chat_template")
-    match template:
-        case None:
-            return chat.render
-        case str():
-            return functools.partial(chat.render_with, template, **_tokens(config))
-    what = f"is a {type(template).__name__}, not one template"
-    raise ValueError(f"{path}: chat_template: {what}: put the one to use in {own.name}")
+    if template is not None and not isinstance(template, str):
+        what = f"is a {type(template).__name__}, not one template"
+        raise ValueError(f"{path}: chat_template: {what}: put the one to use in {own.name}")
+    return template, _tokens(config)
 
 
 def _config(path: Path) -> dict[str, Any]:

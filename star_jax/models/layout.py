@@ -18,7 +18,7 @@ The tree, for a tied model (an untied one has `head` too):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,10 @@ _BODY = (
 )
 
 
+# The matrices of a layer: outputs are in the first of the file's dimensions, inputs in the second.
+MATRICES = tuple(row for row in _BODY if len(row.hf_axes) == 2)
+
+
 def rows(config: Qwen3Config) -> tuple[Row, ...]:
     """The rows that a model of this architecture has."""
     return (EMBED, *_BODY) if config.tie_word_embeddings else (EMBED, *_BODY, HEAD)
@@ -118,13 +122,18 @@ def rows(config: Qwen3Config) -> tuple[Row, ...]:
 
 def tree(config: Qwen3Config, make: Any) -> Params:
     """A tree of parameters with `make(row)` at every leaf."""
-    params: dict[str, Any] = {}
-    for row in rows(config):
-        node = params
+    return nest(rows(config), make)
+
+
+def nest(rows: Iterable[Row], make: Any) -> Any:
+    """A nested dict with `make(row)` at every row's path."""
+    top: dict[str, Any] = {}
+    for row in rows:
+        node = top
         for key in row.path[:-1]:
             node = node.setdefault(key, {})
         node[row.path[-1]] = make(row)
-    return params
+    return top
 
 
 def leaf(params: Params, row: Row) -> Any:
@@ -174,15 +183,19 @@ def from_hf_tensors(config: Qwen3Config, tensors: Mapping[str, Any], stack: Any)
 
 def check(config: Qwen3Config, params: Params) -> None:
     """ValueError unless the tree has exactly the leaves and shapes that the table asks for."""
+    compare("params", params, {"/".join(row.path): row.shape(config) for row in rows(config)})
+
+
+def compare(name: str, tree: Any, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError unless the tree has exactly these leaves and shapes."""
     found = {
         "/".join(str(getattr(key, "key", key)) for key in path): value.shape
-        for path, value in jax.tree_util.tree_leaves_with_path(params)
+        for path, value in jax.tree_util.tree_leaves_with_path(tree)
     }
-    wanted = {"/".join(row.path): row.shape(config) for row in rows(config)}
     if lost := sorted(wanted.keys() - found.keys()):
-        raise ValueError(f"params lack {lost[0]} {wanted[lost[0]]}, which this config asks for")
+        raise ValueError(f"{name} lack {lost[0]} {wanted[lost[0]]}, which this config asks for")
     if extra := sorted(found.keys() - wanted.keys()):
-        raise ValueError(f"params hold {extra[0]} {found[extra[0]]}, which this config knows not")
+        raise ValueError(f"{name} hold {extra[0]} {found[extra[0]]}, which this config knows not")
     for path, shape in wanted.items():
         if found[path] != shape:
-            raise ValueError(f"params: {path} is {found[path]}, this config asks for {shape}")
+            raise ValueError(f"{name}: {path} is {found[path]}, this config asks for {shape}")

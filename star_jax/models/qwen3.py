@@ -22,7 +22,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Key
 
-from star_jax.models import attention, layout, sharding
+from star_jax.models import attention, layout, lora, sharding
 from star_jax.models.attention import Backend, Places
 from star_jax.models.config import Qwen3Config
 
@@ -133,7 +133,19 @@ def _weight(config: Qwen3Config, rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.
 
 
 def _matmul(equation: str, x: jax.Array, weight: Any) -> jax.Array:
-    return checkpoint_name(multiply(equation, x, weight[...]), PRODUCT)
+    match weight.get_value():
+        case lora.Adapted() as adapted:
+            return checkpoint_name(_multiply_beside(equation, x, adapted), PRODUCT)
+        case plain:
+            return checkpoint_name(multiply(equation, x, plain), PRODUCT)
+
+
+def _multiply_beside(equation: str, x: jax.Array, weight: lora.Adapted) -> jax.Array:
+    """x·W + scale · (x·A)·B. W and B·A are never added up, so that W needs no gradient."""
+    down, up = lora.equations(equation)
+    thin_BTr = checkpoint_name(multiply(down, x, weight.down), PRODUCT)
+    thin_BTr = sharding.constrain(weight.scale * thin_BTr, "batch", None, None)
+    return multiply(equation, x, weight.weight) + multiply(up, thin_BTr, weight.up)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -260,7 +272,8 @@ def hidden(
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Tokens → hidden states after the last norm, and (keys, values) as LBTKH if they are kept.
 
-    A scan over layers: the program's size does not grow with depth.
+    A scan over layers: the program's size does not grow with depth. Parameters that adapters are
+    attached to (`lora.attach`) go the same way.
     """
     rope = rotary(config, places.position_BT)
     block_graph = graphs(config)[1]
@@ -326,7 +339,7 @@ def check_rows(
 
     Values are looked at where that is free: on the host, before they are moved.
     """
-    layout.check(config, params)
+    layout.check(config, lora.detach(params))
     rows = []
     for name, given, rank in (("tokens", tokens_BT, 2), ("lengths", lengths_B, 1)):
         given = given if isinstance(given, jax.Array) else np.asarray(given)

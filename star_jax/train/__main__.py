@@ -1,17 +1,54 @@
-"""`python -m star_jax.train`: a tour of the program on a tiny random model, on this machine."""
+"""python -m star_jax.train sft|ckd [--config FILE] [--section.key value] [--dry-run]
+
+    sft   cross-entropy with the targets of the rows
+    ckd   distillation from a teacher, live or from its cache
+          without a word: a tour of the program on a tiny random model, on this machine
+
+`sft --help` and `ckd --help` list every key. Exit status: 0 done, 1 a fault of the program or of
+the machine, 2 a mistake in what was asked for, 3 a loss that is not finite, 75 stopped by SIGTERM
+and saved (the same command goes on), 130 the same by Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
 
-from star_jax.train import devices, tour
+from star_jax.train import devices
+
+OK, FAULT, MISTAKE, NON_FINITE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """→ the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m star_jax.train", description=__doc__)
+    given = list(sys.argv[1:] if argv is None else argv)
+    match given:
+        case ["sft" | "ckd" as loop, *rest]:
+            from star_jax.train import processes
+
+            try:
+                return _train(loop, rest)
+            except BaseException as error:  # ours; the other processes are not to wait for this one
+                processes.leave(1, error)
+                raise
+        case [("-h" | "--help"), *_]:
+            print(__doc__)
+            return OK
+        case [word, *_] if not word.startswith("-"):
+            print(f"star_jax.train: {word}: is no command: use sft or ckd", file=sys.stderr)
+            return MISTAKE
+    return _tour(given)
+
+
+def _tour(argv: Sequence[str]) -> int:
+    from star_jax.train import tour
+
+    parser = argparse.ArgumentParser(prog="python -m star_jax.train")
     parser.add_argument(
         "--cpu-devices",
         type=int,
@@ -25,7 +62,103 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices.split_cpu(args.cpu_devices)
     for line in tour.tell():
         print(line, flush=True)
-    return 0
+    return OK
+
+
+class _Left(BaseException):
+    """SIGTERM where there is nothing to save."""
+
+
+def _until_told(train: Callable[[str, list[str]], int]) -> Callable[[str, list[str]], int]:
+    """A loop takes signals itself; before it has begun, and a second Ctrl-C, end it at once."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise _Left
+
+    def run(loop: str, argv: list[str]) -> int:
+        before = signal.signal(signal.SIGTERM, leave)
+        try:
+            return train(loop, argv)
+        except (_Left, KeyboardInterrupt) as told:
+            print(
+                "star_jax.train: stopped: the same command goes on from what is saved",
+                file=sys.stderr,
+            )
+            return STOPPED if isinstance(told, _Left) else INTERRUPTED
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run
+
+
+@_until_told
+def _train(loop: str, argv: list[str]) -> int:
+    from star_jax.train import config as configs
+    from star_jax.train import flags, processes
+
+    kind: Any = configs.Sft if loop == "sft" else configs.Ckd
+    if "-h" in argv or "--help" in argv:
+        print(f"python -m star_jax.train {loop}: {kind.__doc__}\n\n{flags.help_text(kind)}")
+        return OK
+    is_dry = "--dry-run" in argv
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.captureWarnings(True)
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every backend that is absent
+    try:
+        config = flags.load(kind, [word for word in argv if word != "--dry-run"])
+        session = _begin(loop, config, is_dry)
+    except processes.Agreed as error:
+        if not error.is_told:
+            print(f"star_jax.train: {error}", file=sys.stderr)
+        return MISTAKE
+    except (ValueError, OSError) as error:
+        logging.debug("raised here", exc_info=True)
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        processes.leave(MISTAKE)
+        return MISTAKE
+    return OK if session is None else _go_on(session)
+
+
+def _begin(loop: str, config: Any, is_dry: bool) -> Any:
+    """The session that is to go on; None where a preview was all that was asked for."""
+    import jax
+
+    from star_jax.train import ckd, fit, preview, processes, sft
+
+    if config.compute.cpu_devices > 1:
+        devices.split_cpu(config.compute.cpu_devices)
+    others = config.distributed
+    processes.join(others.mode, others.coordinator, others.processes, others.process)
+    if jax.process_index() > 0:
+        logging.getLogger().setLevel(logging.ERROR)  # the first one says the same
+    with processes.together():
+        task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
+    if is_dry:
+        for line in preview.lines(task):
+            if jax.process_index() == 0:
+                print(line)
+        return None
+    return fit.begin(task)
+
+
+def _go_on(session: Any) -> int:
+    """From here on a mistake is ours, and keeps its traceback."""
+    import jax
+
+    from star_jax.train import fit
+
+    output = session.task.run.output
+    try:
+        ending = fit.go_on(session)
+    except fit.NonFinite as error:
+        if jax.process_index() == 0:
+            print(f"star_jax.train: {error}", file=sys.stderr)
+        return NON_FINITE
+    if ending is None:
+        logging.info("done: %s", output / "model")
+        return OK
+    logging.info("stopped and saved in %s: the same command goes on", output)
+    return INTERRUPTED if ending == signal.SIGINT else STOPPED
 
 
 if __name__ == "__main__":

@@ -101,6 +101,16 @@ def _dense(objective: Objective, student_logits_NV: Array, known: Dense) -> None
 
 def _stored(objective: Objective, V: int, known: TopK) -> None:
     C = known.ids_NC.shape[1]
+    stored(objective)
+    if min(objective.top_k, V) > C:
+        raise ValueError(
+            f"top_k is {objective.top_k} and the store holds {C} tokens per position: lower top_k, "
+            "or build the store again"
+        )
+
+
+def stored(objective: Objective) -> None:
+    """Whether a teacher's best tokens are all that an objective asks of it."""
     if objective.kind == "rskd":
         raise ValueError(
             "kind 'rskd' samples the whole teacher, of which a stored top-k is only a part: store "
@@ -110,11 +120,6 @@ def _stored(objective: Objective, V: int, known: TopK) -> None:
         raise ValueError(
             f"support {objective.support!r} asks for teacher log-probs that a stored top-k lacks: "
             "use support 'teacher', or a live teacher"
-        )
-    if min(objective.top_k, V) > C:
-        raise ValueError(
-            f"top_k is {objective.top_k} and the store holds {C} tokens per position: lower top_k, "
-            "or build the store again"
         )
     if objective.temperature != 1 and objective.tail != "renormalise":
         raise ValueError(

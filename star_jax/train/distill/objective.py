@@ -136,7 +136,11 @@ class Objective:
         return self.kind != "rskd" and self.support in ("teacher", "union")
 
     def _drops_tail_of_reverse(self) -> bool:
-        reverse = self.kind == "rkl" or (self.kind == "jsd" and self.beta == 1.0)
+        reverse = (
+            self.kind == "rkl"
+            or (self.kind == "jsd" and self.beta == 1.0)
+            or (self.kind == "mixed" and self.forward_weight == 0.0)
+        )
         open_ = self.tail == "drop" or (self.tail == "penalise" and not self._penalises)
         return reverse and open_ and self.support != "vocabulary"
 

@@ -57,7 +57,8 @@ def locate(mask_BT: Num[Array, "B T"] | Bool[Array, "B T"], per_row: int) -> Pos
     order_GM = jnp.argsort(~found_GM, axis=1, stable=True).astype(jnp.int32)
     index_N = order_GM[:, : B // groups * per_row].reshape(-1)
     weight_N = _take(mask_BT.astype(jnp.float32), index_N, groups)
-    weight_N = jnp.where(missing > 0, jnp.nan, weight_N)
+    # The root of 0, or else NaN. Written out, a NaN would be what a hunt for the first one finds.
+    weight_N += jnp.sqrt(-missing.astype(jnp.float32))
     rank_N = _take(rank_BT, index_N, groups)
     return Positions(index_N, rank_N, weight_N, missing, (B, T), groups)
 
