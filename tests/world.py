@@ -83,7 +83,7 @@ SMALL = {
 }
 
 
-def words(loop: str, output: str, **changes: Any) -> list[str]:
+def words(loop: str, output: str, /, **changes: Any) -> list[str]:
     """`changes` have two underscores for a dot; None leaves a flag out."""
     given = SMALL | {"output": output}
     given |= {"teacher.dtype": "float32"} if loop == "ckd" else {}

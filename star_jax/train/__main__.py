@@ -130,6 +130,8 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
 
 def _go_on(session: Any) -> int:
     """From here on a mistake is ours, and keeps its traceback."""
+    import jax
+
     from star_jax.train import fit
 
     output = session.task.run.output
@@ -138,6 +140,11 @@ def _go_on(session: Any) -> int:
     except fit.NonFinite as error:
         print(f"star_jax.train: {error}", file=sys.stderr)
         return NON_FINITE
+    except OSError as error:  # a disk that is full is not ours
+        if jax.process_count() > 1:
+            raise  # so that the others hear of it
+        print(f"star_jax.train: {output}: {error}", file=sys.stderr)
+        return FAULT
     if ending is None:
         logging.info("done: %s", output / "model")
         return OK
