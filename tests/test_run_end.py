@@ -191,7 +191,7 @@ def test_export(
 
     status, said = run("best", str(tmp_path / "best"))
     assert status == 2
-    assert said.endswith("best: is there already: choose another name, or --overwrite\n")
+    assert said.endswith("best: is already there: choose another name, or --overwrite\n")
     assert run("best", str(tmp_path / "best"), "--overwrite") == (0, "")
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == trained
 
