@@ -196,6 +196,16 @@ def test_help_explains_every_key(kind: type) -> None:
         assert len(line.split("[")[0].split()) > 2, f"{name} has no comment that says what it is"
 
 
+def test_help_shows_each_default_as_a_file_would_have_it() -> None:
+    text = flags.help_text(Ckd)
+    shown = {line.split()[0][2:]: line.rpartition(" [")[2][:-1] for line in text.splitlines()[2:]}
+    assert shown["seed"] == shown["lora.rank"] == "0"
+    assert shown["optimizer.clip_norm"] == "1.0"
+    assert shown["batch.packing"] == "true"
+    assert shown["data.eval"] == "null"
+    assert shown["model"] == "required"
+
+
 def test_every_key_is_read_somewhere() -> None:
     """A field that nothing reads is a promise that nothing keeps."""
     sources = Path(flags.__file__).parents[1].rglob("*.py")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from star_jax.models.inspect import inspect
 
@@ -56,6 +57,10 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 def _export(args: argparse.Namespace) -> int:
     from star_jax.train import export  # inspecting needs none of it
 
+    if Path(args.folder).exists() and not args.overwrite:
+        raise FileExistsError(
+            f"{args.folder}: is already there: choose another name, or --overwrite"
+        )
     options = {"overwrite": args.overwrite} | ({"dtype": args.dtype} if args.dtype else {})
     print(export.export(args.output, args.folder, args.step, **options))
     return 0

@@ -154,6 +154,11 @@ def _go_on(session: Any) -> int:
         if jax.process_index() == 0:
             print(f"star_jax.train: {error}", file=sys.stderr)
         return NON_FINITE
+    except OSError as error:  # a disk that is full is not ours
+        if jax.process_count() > 1:
+            raise  # so that the others hear of it
+        print(f"star_jax.train: {output}: {error}", file=sys.stderr)
+        return FAULT
     if ending is None:
         logging.info("done: %s", output / "model")
         return OK

@@ -285,22 +285,13 @@ class Ckd(Training):
             built = self.objective.build()
         except ValueError as error:
             raise ValueError(f"objective: {error}") from error
-        if self.teacher.eval_cache is not None:
-            self._check_eval_cache()
+        if self.teacher.eval_cache is not None and self.data.eval is None:
+            raise ValueError("teacher.eval_cache: there is no data.eval: give one, or leave it out")
         if self.teacher.cache is not None:
             try:
                 check.stored(built)
             except ValueError as error:
                 raise ValueError(f"teacher.cache: {error}: give teacher.model instead") from error
-
-    def _check_eval_cache(self) -> None:
-        if self.teacher.cache is None:
-            raise ValueError(
-                "teacher.eval_cache: goes with teacher.cache, a live teacher speaks of the "
-                "evaluation's rows itself: leave it out"
-            )
-        if self.data.eval is None:
-            raise ValueError("teacher.eval_cache: there is no data.eval: give one, or leave it out")
 
 
 def at_least(name: str, value: float | None, least: float) -> None:

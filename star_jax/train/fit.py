@@ -93,8 +93,19 @@ def begin(task: Task) -> Session:
             state = setup.fresh(run)
         else:
             log.info("going on from step %d of %s", latest, run.output)
-            state = checkpoints.restore(latest, states.abstract(setup.trained(run), run.optimizer))
+            state = _restored(run, checkpoints, latest)
         return Session(task=task, checkpoints=checkpoints, state=state, base=setup.base(run))
+
+
+def _restored(run: Run, checkpoints: Checkpoints, step: int) -> State:
+    try:
+        return checkpoints.restore(step, states.abstract(setup.trained(run), run.optimizer))
+    except ValueError as error:
+        what = str(error).removesuffix("restore another step")
+        if what == str(error):
+            raise
+        path = checkpoints.folder / str(step)
+        raise ValueError(f"{what}move {path} away, and the run goes on from before it") from error
 
 
 def go_on(session: Session) -> Ending:

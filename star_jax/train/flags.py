@@ -254,7 +254,10 @@ def _hints(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def help_text(kind: Any) -> str:
     """Every key: name, default, meaning."""
-    lines = [f"  {'--config FILE':<34} the same keys in a YAML file; flags go over it"]
+    lines = [
+        f"  {'--config FILE':<34} the same keys in a YAML file; flags go over it",
+        f"  {'--dry-run':<34} say what would be done, with its memory, and do nothing",
+    ]
     for name, default in _leaves(kind):
         owner = kind
         for section in name.split(".")[:-1]:
@@ -266,9 +269,12 @@ def help_text(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    """As YAML has it."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def to_yaml(config: Any) -> str:
