@@ -39,6 +39,11 @@ FLOORS = {
     "train.log": 2,
     "evals": 3,
     "world": 3,
+    "sampler.grammar": 3,
+    "sampler.talk": 3,
+    "sampler.generate": 3,
+    "sampler.server": 3,
+    "sampler.loading": 3,
     "train.config": 3,
     "train.feeding": 3,
     "train.flags": 3,
@@ -59,6 +64,7 @@ FLOORS = {
     "train.tour": 5,
     "train.export": 4,
     "models.__main__": 6,
+    "sampler.__main__": 6,
     "train.__main__": 6,
 }
 
