@@ -151,12 +151,19 @@ MESHES: list[dict[str, Any]] = [
 ]
 
 
+# Small steps: at 1e-3 two runs on different meshes, neither of them moved, are 1e-5 apart after
+# sixty steps: the penalty jumps where rounding decides which token is the student's hundredth.
+GENTLE = {"batch__rows_per_device": 1, "optimizer__learning_rate": "1e-4"}
+
+
 @pytest.mark.slow
 def test_eight_devices_then_two_then_one(folder: Path, env: dict[str, str]) -> None:
-    run = folder / "moved"
+    stays, run = folder / "stays", folder / "moves"
+    done = world.run_all(folder, env, (world.TRAIN, command("ckd", stays.name, **GENTLE)))
+    assert [one.status for one in done] == [0], done
 
     def begin(mesh: dict[str, Any]) -> world.Started:
-        return world.start(folder, command("ckd", run.name, batch__rows_per_device=1, **mesh), env)
+        return world.start(folder, command("ckd", run.name, **GENTLE, **mesh), env)
 
     for mesh in MESHES[:2]:
         at = world.count_lines(run) + 10
@@ -164,12 +171,10 @@ def test_eight_devices_then_two_then_one(folder: Path, env: dict[str, str]) -> N
         going.until(lambda at=at: world.count_lines(run) >= at)
         assert going.stop(signal.SIGTERM) == 75, going.said()
     assert begin(MESHES[2]).wait() == 0
-    moved, whole = world.metrics(run), world.metrics(folder / "ckd-whole")
+    moved, whole = world.metrics(run), world.metrics(stays)
     assert len(moved) == len(whole) == STEPS
-    # The penalty jumps where rounding decides which token is the student's hundredth, so the loss
-    # as a whole is compared for as long as that has not happened, and then what it is made of.
+    losses = ["loss/total_nats", "distill/divergence_nats", "distill/cross_entropy_nats"]
     for ours, theirs in zip(moved, whole, strict=True):
         assert ours.keys() == theirs.keys()
-        smooth = ["distill/divergence_nats", "distill/cross_entropy_nats"]
-        for name in [*smooth, *(["loss/total_nats"] if ours["step"] <= 30 else [])]:
+        for name in losses:
             assert ours[name] == pytest.approx(theirs[name], rel=0, abs=1e-5), (name, ours["step"])

@@ -1,1 +1,1 @@
-"""Samples from a model: many prompts at once, groups that share a prompt, the same on any device."""
+"""Samples from a model: many prompts at once, groups that share a prompt, alike on any device."""
