@@ -173,11 +173,22 @@ def attach(
 
 def detach(params: layout.Params) -> layout.Params:
     """The parameters without what is attached to them."""
-    return jax.tree.map(lambda x: x.weight if _is_adapted(x) else x, params, is_leaf=_is_adapted)
+    return jax.tree.map(lambda x: x.weight if is_adapted(x) else x, params, is_leaf=is_adapted)
 
 
-def _is_adapted(value: Any) -> bool:
+def is_adapted(value: Any) -> bool:
     return isinstance(value, Adapted)
+
+
+def whole(weight: Any) -> Any:
+    """A stacked matrix as it counts, W + scale · B·A, in W's dtype; one without adapters as it is.
+    Inside a trace, where `merge` is for arrays."""
+    if not is_adapted(weight):
+        return weight
+    exact = jax.lax.Precision.HIGHEST
+    product = jax.vmap(functools.partial(jnp.tensordot, axes=1, precision=exact))
+    added = weight.scale * product(weight.up, weight.down)
+    return (weight.weight.astype(jnp.float32) + added).astype(weight.weight.dtype)
 
 
 def merge(

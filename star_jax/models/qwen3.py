@@ -40,10 +40,14 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
-        scale = self.scale[...].astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-        return x * jax.lax.rsqrt(mean_square + self.eps) * scale
+        return normalise(x, self.scale[...], self.eps)
+
+
+def normalise(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    x = x.astype(jnp.float32)
+    mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
+    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return x * jax.lax.rsqrt(mean_square + eps) * scale
 
 
 class Attention(nnx.Module):
@@ -308,6 +312,12 @@ def project(
 ) -> Float[Array, "B T V"]:
     """Hidden states → float32 logits. Training goes through the vocabulary core instead."""
     head_VD = params["embed"] if config.tie_word_embeddings else params["head"]
+    return multiply_head(head_VD, hidden_BTD)
+
+
+def multiply_head(
+    head_VD: Float[Array, "V D"], hidden_BTD: Float[Array, "B T D"]
+) -> Float[Array, "B T V"]:
     logits_BTV = jnp.einsum(
         "btd,vd->btv",
         hidden_BTD,

@@ -114,7 +114,10 @@ def mesh_of(params: layout.Params) -> Mesh | None:
 
 def mesh_context(params: layout.Params) -> AbstractContextManager[Any]:
     """Make the parameters' own mesh the ambient one, inside and outside of a trace."""
-    mesh = mesh_of(params)
+    return context_of(mesh_of(params))
+
+
+def context_of(mesh: Mesh | None) -> AbstractContextManager[Any]:
     if mesh is None:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
