@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from star_jax import batch, models
-from star_jax.models import fused, grouped, layout, qwen3, sharding
+from star_jax.models import fused, grouped, layout, lora, qwen3, sharding
 from star_jax.models.attention import Backend
 from star_jax.models.grouped import Prompts, Replies
 from star_jax.sampler import programs
@@ -35,6 +35,10 @@ STOPS = 8  # stop ids a row may have
 MOST_STEPS = 64  # of one call of decode
 READ_TOKENS = 8192  # of one call of read, about
 READ_ROWS = (16, 4, 1)  # how many packed rows one call of read may have
+
+
+# Compiled functions by what makes their programs alike, and by their shapes: engines share them.
+_COMPILED: dict[Any, dict[Any, Any]] = {}
 
 
 class State(NamedTuple):
@@ -90,7 +94,8 @@ class Engine:
         self.backend: Backend = backend
         self.small_cache = small_cache
         self.mesh = sharding.mesh_of(model.params)
-        self.compiled: dict[Any, Any] = {}
+        alike = (self.config, slots, group, self.dtype, backend, small_cache, self.mesh)
+        self.compiled = _COMPILED.setdefault(alike, {})
         self.is_warm = False
         self.unplanned = 0
         self.tokens_read = 0  # of prompts, padding not counted
@@ -105,7 +110,7 @@ class Engine:
 
     def load_params(self, params: layout.Params) -> fused.Weights:
         """Take new parameters of the same architecture; what is being decoded goes on with them."""
-        layout.check(self.config, params)
+        layout.check(self.config, lora.detach(params))
         self.weights = fused.fuse(params, self.config, self.dtype)
         return self.weights
 
@@ -224,7 +229,7 @@ class Engine:
         if old == (S, C):
             return state
         function = functools.partial(programs.resize, S=S, C=C)
-        placed = self._state_shardings(state)
+        placed = self._state_shardings(tuple(state))
         return State(*self._call(("resize", *old, S, C), function, tuple(state), out=placed))
 
     def cache_bytes(self, S: int, C: int) -> int:

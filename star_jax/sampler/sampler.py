@@ -40,6 +40,9 @@ class Sampler:
         """`slots` samples are decoded at once, none longer than `max_len` tokens with its prompt.
         `share_prompts` keeps the prompt of a group once for all its samples."""
 
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+
         def engine(group: int, weights: Any = None) -> Engine:
             return Engine(
                 model,
