@@ -276,7 +276,9 @@ GOLD: list[dict[str, Any]] = [
 
 
 @needs
-@pytest.mark.parametrize("kind", ["special", "added", "text", "real"])
+@pytest.mark.parametrize(
+    "kind", ["special", "added", "text", pytest.param("real", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("enable_thinking", [None, False])
 @pytest.mark.parametrize("number", range(len(GOLD)))
 def test_what_the_template_writes_is_accepted(
@@ -438,6 +440,19 @@ def test_mistakes_are_sentences(
 
 
 @needs
+def test_arguments_are_spaced_as_the_template_does(made: dict[str, Tokenizer]) -> None:
+    tokens = made["special"]
+    for days in ('{"city": "", "days": 3}', '{"city":"","days":3}', '{"city": "",  "days": 3}'):
+        text = f'<tool_call>\n{{"name": "get_weather", "arguments": {days}}}\n</tool_call>'
+        (ids,) = tokens.encode([text])
+        if days == '{"city": "", "days": 3}':
+            assert len(grammar.masks_of(compiled(tokens, [WEATHER]), ids)) == len(ids)
+        else:
+            with pytest.raises(ValueError, match="is not allowed here"):
+                grammar.masks_of(compiled(tokens, [WEATHER]), ids)
+
+
+@needs
 def test_a_completion_that_was_not_drawn_so_is_refused(made: dict[str, Tokenizer]) -> None:
     tokens = made["special"]
     (ids,) = tokens.encode(['<tool_call>\n{"name": "now", "arguments": {"x": 1}}\n</tool_call>'])
@@ -470,10 +485,10 @@ def test_without_llguidance_a_sentence_names_the_extra(
             },
         ),
         (  # arguments alone
-            {"a": {"type": "str"}, "properties": {"type": "bool"}},
+            {"type": {"type": "str"}, "properties": {"type": "bool"}},
             {
                 "type": "object",
-                "properties": {"a": {"type": "string"}, "properties": {"type": "boolean"}},
+                "properties": {"type": {"type": "string"}, "properties": {"type": "boolean"}},
                 "additionalProperties": False,
             },
         ),

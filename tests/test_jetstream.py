@@ -161,8 +161,9 @@ def test_each_round_may_have_a_loop_of_its_own(no_thread_left: None) -> None:
 
 @installed
 @pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("n", [1, 64])  # threads that wait for work, and threads that have too much
 def test_a_failing_engine_ends_its_requests_and_nothing_else(
-    interleaved: bool, no_thread_left: None, caplog: pytest.LogCaptureFixture
+    n: int, interleaved: bool, no_thread_left: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = Hashing(slots=2, fail_at=4)
     others = {} if interleaved else {"prefill": Hashing(2)}
@@ -172,7 +173,7 @@ def test_a_failing_engine_ends_its_requests_and_nothing_else(
     cause = "raised ArithmeticError: the cache is full"
     with driver:
         with pytest.raises(RuntimeError, match=cause):
-            jetstream.serve_tokens(driver, prompts(64), 30)
+            jetstream.serve_tokens(driver, [[ENDLESS]] * n, 30)
         with pytest.raises(RuntimeError, match=cause) as caught:
             jetstream.serve_tokens(driver, [[7]], 3)
         assert isinstance(caught.value.__cause__, ArithmeticError)

@@ -246,12 +246,10 @@ def _compiled(
 def _vocabulary(path: str, digest: str, vocab_size: int, stop_ids: tuple[int, ...]) -> Any:
     """The tokenizer as llguidance knows it; this takes seconds with a large one.
 
-    Qwen3's tags are added tokens but not special ones. Here they are, so that neither free text
-    nor a JSON string can hold them.
+    To it all added tokens of the form <…> are special, as Qwen3's tags are not: neither free text
+    nor a JSON string can hold one.
     """
     raw = json.loads(Path(path).read_text())
-    for added in raw["added_tokens"]:
-        added["special"] = added["special"] or added["content"] in TAGS
     raw |= {"truncation": None, "padding": None}
     size = Tokenizer(Path(path).parent).size
     if size > vocab_size:

@@ -53,13 +53,14 @@ def signature(tool: Tool) -> tuple[str, dict[str, Any]]:
 
 def _flat(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """{argument: schema}, as some data sets write it, as a schema."""
-    if not parameters or "type" in parameters or any(key in parameters for key in JOINS):
-        return parameters
-    if all(isinstance(value, Mapping) for value in parameters.values()):
-        listed = parameters.get("properties")
-        if not (listed is not None and all(isinstance(v, Mapping) for v in listed.values())):
-            return {"properties": dict(parameters)}
+    is_flat = bool(parameters) and _holds_schemas(parameters)
+    if is_flat and not _holds_schemas(parameters.get("properties")):
+        return {"properties": dict(parameters)}
     return parameters
+
+
+def _holds_schemas(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values())
 
 
 def _closed(schema: Any, may_close: bool = True) -> Any:
