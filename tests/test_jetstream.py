@@ -59,7 +59,7 @@ class Hashing(jetstream.Engine):
         return [*decode_state[:slot], (sequence, 0), *decode_state[slot + 1 :]]
 
     def generate(self, params, decode_state):
-        assert self.hold.wait(20)
+        assert self.hold.wait(300)
         self.steps += 1
         if self.steps == self.fail_at:
             raise ArithmeticError("the cache is full")
@@ -178,7 +178,7 @@ def test_a_failing_engine_ends_its_requests_and_nothing_else(
             jetstream.serve_tokens(driver, [[7]], 3)
         assert isinstance(caught.value.__cause__, ArithmeticError)
         for thread in driver._all_threads:  # they end without being told to
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive()
     assert "the cache is full" in caplog.text
 
@@ -212,7 +212,7 @@ def test_stop_ends_what_is_open(no_thread_left: None) -> None:
     release.start()
     driver.stop()  # it finds a thread inside the engine
     release.join()
-    asking.join(20)
+    asking.join(120)
     assert failures == ["the JetStream driver serves no more requests: it was stopped"]
     driver.stop()  # twice is once
 
