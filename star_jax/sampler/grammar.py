@@ -50,20 +50,25 @@ class Grammar:
         self._stops = np.zeros(self.words, np.uint32)
         for i in stop_ids:
             self._stops[i // 32] |= np.uint32(1 << i % 32)
+        # A walk over the whole vocabulary, which all completions need at once when a batch starts.
+        self._first = State(self, matcher.deep_copy(), None).mask()
 
     def start(self) -> State:
-        return State(self, self._matcher.deep_copy())
+        return State(self, self._matcher.deep_copy(), self._first)
 
 
 class State:
     """Where one completion stands."""
 
-    def __init__(self, grammar: Grammar, matcher: Any) -> None:
+    def __init__(self, grammar: Grammar, matcher: Any, mask: np.ndarray | None) -> None:
         self._grammar, self._matcher = grammar, matcher
+        self._mask = mask  # here, where it is known already
         self.is_done = False  # an id that stops was taken
 
     def mask(self) -> np.ndarray:
         """uint32 [words]: the ids that may come next; after the end, those that stop."""
+        if self._mask is not None:
+            return self._mask.copy()
         grammar = self._grammar
         found = np.zeros(grammar.words, np.uint32)
         if not self.is_done and not self._matcher.is_stopped():
@@ -72,7 +77,8 @@ class State:
         if self.is_done or self._matcher.is_accepting():
             found |= grammar._stops
         self._refuse_error()
-        return found
+        self._mask = found
+        return found.copy()
 
     def take(self, token: int) -> None:
         """Go on with an id; ValueError, and nothing changes, where it is not allowed."""
@@ -83,11 +89,13 @@ class State:
             self.is_done = self._matcher.is_accepting()
             if not self.is_done:
                 raise ValueError(f"the id {token} ends what is not complete")
+            self._mask = None
             return
         is_known = 0 <= token < self._grammar.vocab_size and not self._matcher.is_stopped()
         if not (is_known and self._matcher.validate_tokens([token])):
             raise ValueError(f"the id {token} is not allowed here")
         self._matcher.consume_token(token)
+        self._mask = None
         self._refuse_error()
 
     def _refuse_error(self) -> None:
