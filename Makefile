@@ -6,6 +6,8 @@ RUN := $(VENV)/bin
 # Processes that run tests side by side.
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
+# What JetStream really imports (star_jax/sampler/jetstream/upstream.py).
+JETSTREAM_NEEDS := tiktoken grpcio shortuuid prometheus-client
 
 .PHONY: help install demo test test-all lint types check format clean
 
@@ -19,6 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "star_jax needs Python 3.11 or newer; set PYTHON=/path/to/it, found: $(PYTHON)"; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# JetStream without most of what it declares: seqio brings TensorFlow (3 GB) for two names in
+# annotations. `pip check` says that seqio, coverage and others are absent, and is right.
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps google-jetstream
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(JETSTREAM_NEEDS)
 	touch $@
 
 demo: $(INSTALLED)  ## what this machine does with a tiny model, in words
