@@ -15,6 +15,7 @@ that everybody draws as many tokens. Each runs in a process of its own, once wit
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import subprocess
@@ -27,7 +28,7 @@ from typing import Any
 
 NEW = 128
 VOCAB = 8192
-SIZES = {
+SIZES: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "attention_bias": False,
     "head_dim": 32,
@@ -116,8 +117,8 @@ def plain(folder: Path, case: Case) -> Callable[[int], int]:
 
 
 def hugging_face(folder: Path, case: Case) -> Callable[[int], int]:
-    import torch
-    import transformers
+    torch = importlib.import_module("torch")  # not a dependency: types can't be looked up
+    transformers = importlib.import_module("transformers")
 
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -277,6 +277,13 @@ class Engine:
 
         return jax.tree.map(one, shapes)
 
+    def put(self, rows_BW: np.ndarray) -> Any:
+        """Rows on the device, each beside its slot."""
+        return self._put((rows_BW,), self.slots)[0]
+
+    def put_whole(self, array: np.ndarray) -> Any:
+        return self._whole((array,))[0]
+
     def _put(self, arrays: Sequence[Any], size: int) -> tuple[Any, ...]:
         """Host arrays whose first axis goes with the slots (or with `size` rows)."""
         if self.mesh is None:
