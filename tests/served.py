@@ -15,7 +15,7 @@ from star_jax.sampler.loading import Loaded
 from star_jax.sampler.server import run
 from tests.speaking import Speaker
 
-WAIT_S = 30  # nothing here takes long; a test that hangs is to fail
+WAIT_S = 20  # nothing here takes long; a test that hangs is to fail
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ from tests import tiny
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 # Pieces of text from which well-formed and malformed completions are put together.
 WORDS = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", CALL, " ", "\n\n", "a", "</th", "<", "é"]
-    + ['{"name": "g", "arguments": {"s": "</tool_call>"}}', '{"name": 1}', "<tool_call>[1e999]"]
-    + ['<tool_call>{"name": "q\\"", "arguments": {}}</tool_call>']
-    + ['<tool_call>{"name": "h", "arguments": {"x": 1e999}}</tool_call>']
-    + ['<tool_call>{"name": "h", "arguments": {"x": "\\ud800"}}</tool_call>']
+    [
+        *("<think>", "</think>", "<tool_call>", "</tool_call>", CALL, " ", "\n\n", "a", "</th"),
+        *("<", "é", '{"name": 1}', "<tool_call>[1e999]"),
+        '<tool_call>{"name": "g", "arguments": {"s": "</tool_call>"}}</tool_call>',
+        '<tool_call>{"name": "q\\"", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "h", "arguments": {"x": 1e999}}</tool_call>',
+        '<tool_call>{"name": "h", "arguments": {"x": "\\ud800"}}</tool_call>',
+    ]
 )
 TEXTS = st.lists(WORDS, max_size=12).map("".join)
 
@@ -49,7 +53,7 @@ def joined(parts: list[Part]) -> tuple[str, str, list[Call]]:
 
 def chop(text: str, cuts: list[int]) -> list[str]:
     places = [0, *sorted({cut % (len(text) + 1) for cut in cuts}), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(places)]
 
 
 @given(TEXTS, st.lists(st.integers(0, 500), max_size=20), st.booleans(), st.booleans())
