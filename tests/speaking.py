@@ -5,6 +5,7 @@ Its state can be counted, its steps can be held, and it can be told to fail.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ class Speaker:
         self.go.set()
         self.after = 10**9  # so many steps and then `go` is cleared
         self.owners: set[int] = set()  # the threads that called
+        self._tickets = itertools.count()
         self._waiting: list[tuple[int, int]] = []
         self._running: dict[tuple[int, int], list[int]] = {}
         self._said: dict[tuple[int, int], int] = {}
@@ -72,7 +74,7 @@ class Speaker:
         self.owners.add(threading.get_ident())
         if len(request.prompt) > self.max_prompt:
             raise ValueError(f"a prompt of {len(request.prompt)} tokens is too long for the fake")
-        ticket = len(self.requests)
+        ticket = next(self._tickets)
         self.requests.append(request)
         self._by_ticket[ticket] = request
         self._waiting += [(ticket, sample) for sample in range(request.n)]

@@ -544,6 +544,11 @@ def test_what_the_scheduler_refuses(folder: Path) -> None:
         made.wait_until(lambda: made.is_free)
 
 
+def test_answers_are_sent_at_once(server: Served) -> None:
+    (listener,) = server.running._server.servers[0].sockets
+    assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_options() -> None:
     assert Options().warning is None
     assert Options(host="::1").warning is None

@@ -261,6 +261,7 @@ class Telling:
             parts = voice.hear(piece)
             self._metrics.new_tokens += len(piece.tokens)
             yield index, voice, parts
+            await asyncio.sleep(0)  # the others, and the news that the client has left
             silent -= voice.finish is not None
 
     def whole(self) -> dict[str, Any]:
