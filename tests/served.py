@@ -103,7 +103,7 @@ class Answer:
 @contextmanager
 def serving(loaded: Loaded, **options: Any) -> Generator[Served]:
     made = run.Options(port=0, grace_s=options.pop("grace_s", 1), **options)
-    listener = run.listen(made)
+    listener = run.bind(made)
     host, port = listener.getsockname()[:2]
     running = run.Running(loaded, made, listener)
     ready = threading.Event()

@@ -62,21 +62,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def listen(options: Options) -> socket.socket:
+def bind(options: Options) -> socket.socket:
+    """A socket that is ours and does not listen yet: until the server runs, nobody waits for it."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener = socket.create_server((options.host, options.port), family=family, backlog=1024)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # asyncio sets this only on sockets that were made with their protocol's number. Without it
+        # an answer on a kept connection waits 40 ms for an acknowledgement that clients hold back.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound.bind((options.host, options.port))
     except OSError as error:
+        bound.close()
         where = f"{options.host}:{options.port}"
         raise ValueError(f"can't listen on {where} ({error}): choose another --port") from error
-    # asyncio sets this only on sockets that were made with their protocol's number. Without it every
-    # answer on a kept connection waits 40 ms for an acknowledgement that the client holds back.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    return bound
 
 
-def url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
+def url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -131,18 +135,26 @@ class Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Its signals are handled by `serve`, which ends with 0 where uvicorn raises them again."""
+    """Its signals are handled by `Running`, which ends with 0 where uvicorn raises them again."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.on_ready: Callable[[], None] = lambda: None
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+
 
 class Running:
     """A server from its first to its last moment. `stop` may be called from any thread."""
 
-    def __init__(self, loaded: Loaded, options: Options, listener: socket.socket) -> None:
-        self._options, self._listener = options, listener
+    def __init__(self, loaded: Loaded, options: Options, bound: socket.socket) -> None:
+        self._options, self._bound = options, bound
         self._worker = Worker(loaded.scheduler, max_waiting=options.limits.waiting)
         self.service = Service(loaded, self._worker, options.limits, options.api_key)
         protocol = type("Limited", (Protocol,), {"headers_s": options.limits.body_s})
@@ -173,9 +185,9 @@ class Running:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._stop)
         self._worker.start()
-        self._loop.call_soon(on_ready)  # the socket listens already
+        self._server.on_ready = on_ready
         try:
-            await self._server.serve(sockets=[self._listener])
+            await self._server.serve(sockets=[self._bound])
         finally:
             self._worker.close()
 
