@@ -50,6 +50,7 @@ class Speaker:
         self.slots, self.tokens, self.max_prompt = slots, tokens, max_prompt
         self.requests: list[Request] = []  # all that were ever submitted
         self.cancelled: list[int] = []
+        self.most_open = 0  # requests at once
         self.fails: Exception | None = None
         self.go = threading.Event()  # cleared: a step waits
         self.go.set()
@@ -77,6 +78,7 @@ class Speaker:
         ticket = next(self._tickets)
         self.requests.append(request)
         self._by_ticket[ticket] = request
+        self.most_open = max(self.most_open, len(self._by_ticket))
         self._waiting += [(ticket, sample) for sample in range(request.n)]
         return ticket
 

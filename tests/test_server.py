@@ -696,7 +696,9 @@ sys.exit(main(["serve", sys.argv[1], "--port", "0", "--grace", "5"]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_process_with_0(folder: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(folder)], stderr=subprocess.PIPE, text=True

@@ -11,7 +11,8 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -219,11 +220,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     )
     output.check(plan.output)  # before a model is loaded for nothing
     read.scan(plan.source)
-    told: list[int] = []
-    for told_by in (signal.SIGTERM, signal.SIGINT):
-        _remember(told_by, told)
-    loaded = _load(arguments.model, arguments)
-    done = generate.run(plan, loaded, should_stop=lambda: bool(told))
+    with _told() as told:
+        loaded = _load(arguments.model, arguments)
+        done = generate.run(plan, loaded, should_stop=lambda: bool(told))
     if done.done < done.rows:
         print(
             f"star_jax.sampler: stopped: {done.done} of {done.rows} rows are in {plan.output}, the "
@@ -236,20 +235,25 @@ def _generate(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _remember(told_by: signal.Signals, told: list[int]) -> None:
-    """A first signal is heeded when a step is over, a second one at once."""
+@contextmanager
+def _told() -> Generator[list[int]]:
+    """The signals that came: a first one is heeded when a step is over, a second one at once."""
+    told: list[int] = []
     if threading.current_thread() is not threading.main_thread():
+        yield told
         return
 
     def note(received: int, frame: FrameType | None) -> None:
+        if told:
+            raise KeyboardInterrupt
         told.append(received)
-        signal.signal(told_by, signal.SIG_DFL if told_by != signal.SIGINT else _interrupt)
 
-    signal.signal(told_by, note)
-
-
-def _interrupt(received: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:

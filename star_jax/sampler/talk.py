@@ -107,7 +107,7 @@ class Talk:
 
     def _result(self, call: Call) -> str | None:
         count = len(self.messages)
-        while not (line := self._ask(f"  result of {call.name}> ")):
+        while not (line := self._ask(f"  result of {_clean(call.name)}> ")):
             if len(self.messages) < count:
                 return None
         return line
