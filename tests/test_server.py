@@ -300,6 +300,17 @@ def test_a_grammar_is_made_where_one_is_asked_for(folder: Path) -> None:
         assert (refused.status, "can't be compiled" in refused.message) == (400, True)
 
 
+def test_a_fault_of_ours_is_a_500_and_no_end(folder: Path) -> None:
+    def grammar(tools: Any, choice: Any) -> Any:
+        raise KeyError("oops")
+
+    with serving(speaking.loaded(folder, grammar=grammar)) as made:
+        broken = made.chat(tools=[WEATHER], tool_choice="required")
+        assert (broken.status, "KeyError" in broken.message) == (500, True)
+        assert made.chat().status == 200
+        assert made.is_free
+
+
 def test_models_and_paths(server: Served, client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.max_model_len) == ("tiny", 2048 + 256)
