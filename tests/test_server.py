@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import openai
 import pytest
 
 from star_jax import chat
 from star_jax.data.encode import Tokenizer
-from star_jax.sampler.request import Settings, name_of
+from star_jax.sampler.reading import Content
+from star_jax.sampler.request import Piece, Request, Settings, name_of
+from star_jax.sampler.server import answer, asking
 from star_jax.sampler.server.body import Limits
 from star_jax.sampler.server.run import Options
 from tests import speaking, tiny
@@ -202,6 +205,18 @@ def test_text(server: Served, client: openai.OpenAI) -> None:
     assert default.usage.completion_tokens == 16
 
 
+def test_a_stop_in_the_last_tokens_is_a_stop(tokenizer: Tokenizer) -> None:
+    """Whichever of its reasons to end a sampler names."""
+    settings = Settings(stop=("END",))
+    request = Request(np.array([1]), 1, settings, b"")
+    asked = asking.Asked((request,), False, False, None, asking.Verbatim)
+    voice = answer.Voice(asked, 0, tokenizer.decode)
+    ids = np.array(tokenizer.encode(["so END it"])[0])
+    none = np.zeros((len(ids), 0))
+    parts = voice.hear(Piece(0, 0, ids, none[:, :0], none, none, none, "length"))
+    assert (parts, voice.finish, voice.tokens) == ([Content("so ")], "stop", len(ids))
+
+
 def test_a_stream_of_texts(server: Served, client: openai.OpenAI) -> None:
     said(server, "one 🙂 two", "x")
     ask: dict[str, Any] = {"model": "tiny", "prompt": ["A", "B"], "n": 2, "logprobs": 2}
@@ -308,7 +323,7 @@ def test_a_fault_of_ours_is_a_500_and_no_end(folder: Path) -> None:
         broken = made.chat(tools=[WEATHER], tool_choice="required")
         assert (broken.status, "KeyError" in broken.message) == (500, True)
         assert made.chat().status == 200
-        assert made.is_free
+        made.wait_until(lambda: made.is_free)
 
 
 def test_models_and_paths(server: Served, client: openai.OpenAI) -> None:
@@ -341,6 +356,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     (CHAT, b'{"seed": ' + b"9" * 5000 + b"}", 400, "not JSON"),
     (CHAT, b'{"a":' * 3000 + b"1" + b"}" * 3000, 400, "nests deeper"),
     (CHAT, b"[" * 19000, 400, "the body "),
+    (CHAT, b'{"user":' * 101 + b"1" + b"}" * 101, 400, "nests deeper than 100 levels"),
     (CHAT, {}, 400, "messages: is null"),
     (CHAT, {"messages": []}, 400, "messages: is an empty list"),
     (CHAT, {"messages": "Hi"}, 400, "messages: is a string"),
@@ -457,8 +473,8 @@ def test_the_field_at_fault_is_named(strict: Served) -> None:
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_other_kinds_of_body(strict: Served, kind: str) -> None:
-    answer = strict.post(CHAT, {"messages": USER}, Content_Type=kind)
-    assert (answer.status, "application/json" in answer.message) == (415, True)
+    got = strict.post(CHAT, {"messages": USER}, Content_Type=kind)
+    assert (got.status, "application/json" in got.message) == (415, True)
 
 
 def test_fields_that_change_nothing_are_taken(strict: Served) -> None:
@@ -495,14 +511,16 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/j
 def test_slow_and_broken_senders(strict: Served) -> None:
     late = raw(strict, HEAD + b'Content-Length: 100\r\n\r\n{"prompt"')
     assert (late.status, "within 0.5 seconds" in late.message) == (408, True)
+    silent = raw(strict, b"")
+    assert (silent.status, "no request arrived within 0.5" in silent.message) == (408, True)
     never = raw(strict, HEAD)
     assert (never.status, "no request arrived within 0.5" in never.message) == (408, True)
     noise = raw(strict, b"\x16\x03\x01 hello\r\n\r\n")
     assert (noise.status, "no HTTP request" in noise.message) == (400, True)
-    asking = raw(
+    expecting = raw(
         strict, HEAD + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n"
     )
-    assert (asking.status, "20000 bytes" in asking.message) == (413, True)
+    assert (expecting.status, "20000 bytes" in expecting.message) == (413, True)
     chunked = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
     endless = raw(strict, chunked + chunk * 8 + b"0\r\n\r\n")
@@ -530,7 +548,7 @@ def test_too_many_wait(strict: Served) -> None:
     assert strict.post(TEXT, {"prompt": "a"}).status == 200
 
 
-def asking(client: httpx2.Client, prompt: Any) -> httpx2.Response:
+def begin(client: httpx2.Client, prompt: Any) -> httpx2.Response:
     """A stream that has begun."""
     body = {"prompt": prompt, "stream": True, "max_tokens": 60}
     return client.send(client.build_request("POST", "completions", json=body), stream=True)
@@ -626,7 +644,7 @@ def test_a_scheduler_that_fails(folder: Path) -> None:
     with serving(speaking.loaded(folder)) as made, httpx2.Client(timeout=30) as client:
         made.speaker.go.clear()
         client.base_url = httpx2.URL(made.url)
-        stream = asking(client, "a")
+        stream = begin(client, "a")
         made.speaker.fails = RuntimeError("out of memory")
         made.speaker.go.set()
         event = b"".join(stream.iter_raw()).decode().strip().split("\n\n")[-1]
@@ -661,7 +679,7 @@ def test_the_end_lets_what_runs_finish(folder: Path) -> None:
         client.base_url = httpx2.URL(made.url)
         said(made, "all of it")
         made.speaker.after = 1
-        stream = asking(client, "a")
+        stream = begin(client, "a")
         made.wait_until(lambda: not made.speaker.go.is_set())
         made.running.stop()
         made.wait_until(lambda: refuses(made))
@@ -685,7 +703,7 @@ def test_the_end_cancels_what_takes_too_long(folder: Path) -> None:
     with serving(speaking.loaded(folder), grace_s=0) as made, httpx2.Client(timeout=30) as client:
         client.base_url = httpx2.URL(made.url)
         made.speaker.after = 1
-        stream = asking(client, "a")
+        stream = begin(client, "a")
         made.wait_until(lambda: not made.speaker.go.is_set())
         made.running.stop()
         last = b"".join(stream.iter_raw()).decode().strip().split("\n\n")[-1]
@@ -737,7 +755,7 @@ def test_memory_stays_flat(server: Served) -> None:
                     case 0:
                         client.post("completions", json={"prompt": "a", "logprobs": 2})
                     case 1:
-                        asking(client, "abc").close()  # leaves at once
+                        begin(client, "abc").close()  # leaves at once
                     case 2:
                         ask = {"messages": USER, "stream": True, "max_tokens": 30, "n": 2}
                         assert client.post("chat/completions", json=ask).status_code == 200
