@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Generator
 from pathlib import Path
@@ -768,9 +767,8 @@ def test_memory_stays_flat(server: Served) -> None:
     server.wait_until(lambda: server.is_free)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    begin = time.monotonic()
     some(2000)
     server.wait_until(lambda: server.is_free)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert grown < 300_000, f"{grown} bytes in {time.monotonic() - begin:.0f} seconds"
+    assert grown < 300_000, f"{grown} bytes"  # a request that stays is a kilobyte at least
