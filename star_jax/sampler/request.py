@@ -53,9 +53,7 @@ class Settings:
                 limit = f"{least} to {most:g}" if most < math.inf else f"at least {least}"
                 raise ValueError(f"{name} must be {limit}, got {given!r}")
         if self.top_p == 0:
-            raise ValueError(
-                "top_p must be above 0, got 0; temperature 0 takes the likeliest token"
-            )
+            raise ValueError("top_p must be above 0, got 0; temperature 0 takes the likeliest token")
         if any(not text for text in self.stop):
             raise ValueError("stop holds an empty text, which every sample contains")
 
