@@ -44,6 +44,7 @@ FLOORS = {
     "sampler.generate": 3,
     "sampler.server": 3,
     "sampler.loading": 3,
+    "sampler.output": 3,
     "train.config": 3,
     "train.feeding": 3,
     "train.flags": 3,

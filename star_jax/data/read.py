@@ -19,7 +19,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -72,16 +72,17 @@ def read(path: str | Path, *, skip_bad: int = 0) -> Iterator[Row]:
     return tolerate(scan(path), skip_bad)
 
 
-def scan(path: str | Path) -> Iterator[Row | Bad]:
-    """Every row of a file, good or bad, in order."""
+def scan(path: str | Path, *, bare: bool = False) -> Iterator[Row | Bad]:
+    """Every row of a file, good or bad, in order. With `bare`, a row may be a prompt alone: a Pair
+    whose target is empty, or a Conversation."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file: check the path")
     match path.suffixes[-2:]:
         case [*_, ".parquet"]:
-            return _rows(path, parquet.records(path), parquet.fault)
+            return _rows(path, parquet.records(path), parquet.fault, bare)
         case [".jsonl" | ".ndjson", ".gz"] | [*_, ".jsonl" | ".ndjson"]:
-            return _rows(path, _records(path), lambda record: None)
+            return _rows(path, _records(path), lambda record: None, bare)
     raise ValueError(f"{path}: is of no known kind: name it .jsonl, .jsonl.gz or .parquet")
 
 
@@ -112,11 +113,14 @@ Record = tuple[int, Any | Fault]
 
 
 def _rows(
-    path: Path, records: Iterable[Record], check_types: Callable[[dict[str, Any]], Fault | None]
+    path: Path,
+    records: Iterable[Record],
+    check_types: Callable[[dict[str, Any]], Fault | None],
+    bare: bool,
 ) -> Iterator[Row | Bad]:
     seen: dict[str, int] = {}  # an id and the line that it was first seen on
     for line, record in records:
-        found = record if isinstance(record, Fault) else _row(record, line, check_types)
+        found = record if isinstance(record, Fault) else _row(record, line, check_types, bare)
         if isinstance(found, Fault):
             found = (found,)
         if isinstance(found, Conversation | Pair):
@@ -167,7 +171,7 @@ def _decode(data: bytes) -> Any | Fault:
 
 
 def _row(
-    record: Any, line: int, check_types: Callable[[dict[str, Any]], Fault | None]
+    record: Any, line: int, check_types: Callable[[dict[str, Any]], Fault | None], bare: bool
 ) -> Row | Fault | tuple[Fault, ...]:
     """The row that a JSON value holds, or all that is wrong with it."""
     if not isinstance(record, dict):
@@ -185,6 +189,10 @@ def _row(
             return _conversation(given, prompt + completion, line)
         case {"prompt": prompt, "completion": completion}:
             return _pair(given, ("prompt", prompt), ("completion", completion), line)
+        case {"prompt": list(prompt)} if bare:
+            return _conversation(given, prompt, line)
+        case {"prompt": prompt} if bare:
+            return _prompt(given, prompt, line)
     return _unknown(given)
 
 
@@ -224,6 +232,12 @@ def _conversation(
         return faults
     row_id = given["id"] if "id" in given else _content_id(messages, tools)
     return Conversation(row_id, tuple(messages), tuple(tools), line)
+
+
+def _prompt(given: Mapping[str, Any], prompt: Any, line: int) -> Pair | tuple[Fault, ...]:
+    """A Pair that has only its first half."""
+    found = _pair(given, ("prompt", prompt), ("completion", "-"), line)
+    return replace(found, targets="") if isinstance(found, Pair) else found
 
 
 def _without_nulls(message: Any) -> Any:
