@@ -28,13 +28,12 @@ from star_jax.models.attention import Backend
 from star_jax.models.grouped import Prompts, Replies
 from star_jax.sampler import programs
 from star_jax.sampler.programs import Prefix
+from star_jax.sampler.rollout import READ_ROWS
 
 log = logging.getLogger(__name__)
 
-STOPS = 8  # stop ids a row may have
 MOST_STEPS = 64  # of one call of decode
 READ_TOKENS = 8192  # of one call of read, about
-READ_ROWS = (16, 4, 1)  # how many packed rows one call of read may have
 
 
 # Compiled functions by what makes their programs alike, and by their shapes: engines share them.
@@ -154,7 +153,9 @@ class Engine:
         parts = []
         while packed:
             size = next(
-                n for n in READ_ROWS if n == 1 or (n <= len(packed) and n * T <= READ_TOKENS)
+                n
+                for n in reversed(READ_ROWS)
+                if n == 1 or (n <= len(packed) and n * T <= READ_TOKENS)
             )
             parts.append(packed[:size])
             packed = packed[size:]

@@ -28,6 +28,7 @@ from star_jax.sampler.rows import Row
 REPLY_ROOM = 64
 PROMPT_ROOM = 64
 STOPS = 8  # stop ids a request may have
+READ_ROWS = (1, 4, 16)  # packed rows that one reading call may have
 EAGER = 16  # steps between looks at who has ended, while others wait
 
 
@@ -39,6 +40,7 @@ class Engine(Protocol):
     max_len: int
     max_top: int
     vocab_size: int
+    is_warm: bool  # nothing should have to be compiled from now on
 
     def state(self, S: int, C: int) -> Any: ...
     def restart(self, state: Any) -> Any: ...
@@ -119,6 +121,41 @@ class Rollout:
     @property
     def is_busy(self) -> bool:
         return bool(self._open or self._said)
+
+    def warm_up(self, *, masked: bool = False) -> None:
+        """Compile for every size that there is; what is missing after this is counted."""
+        engine = self.engine
+        words = -(-engine.vocab_size // 32)
+        allowed_BW = np.full((len(self._rows), words), 0xFFFFFFFF, np.uint32)
+        kinds = [(2, None, 0), *([(2, None, engine.max_top)] if engine.max_top else [])]
+        kinds += [(1, allowed_BW, top) for top in sorted({0, engine.max_top})] if masked else []
+        reads = {T: self._warm_reads(T) for T in self.rooms}
+        dead = table.empty(len(self._rows), STOPS)
+        for index, S in enumerate(self.rooms):
+            for at, C in enumerate(self.reply_rooms):
+                state = engine.state(S, C)
+                for T in self.rooms[: index + 1]:
+                    for prefix, jobs in reads[T]:
+                        state = engine.place(state, prefix, [(0, jobs[0])])
+                for steps, allowed, top in kinds:
+                    state, _, _ = engine.decode(
+                        state, dead, steps=steps, ends=1, allowed_BW=allowed, top=top
+                    )
+                state = engine.restart(state)
+                for longer in self.rooms[index + 1 :]:
+                    engine.resize(state, longer, C)
+                for wider in self.reply_rooms[at + 1 : at + 2]:
+                    engine.resize(state, S, wider)
+        engine.is_warm = True
+
+    def _warm_reads(self, T: int) -> list[tuple[Any, dict[int, Any]]]:
+        """One call of each shape in which prompts of T tokens are read."""
+        made = {}
+        for count in range(1, self.engine.slots + 1):
+            if count in READ_ROWS:
+                for prefix, jobs in self.engine.read([np.zeros(T, np.int32)] * count, T):
+                    made[len(jobs)] = (prefix, jobs)
+        return [(prefix, {0: next(iter(jobs.values()))}) for prefix, jobs in made.values()]
 
     def submit(self, request: Request) -> int:
         self._check(request)
