@@ -197,12 +197,17 @@ class Rollout:
         opened = self._open.get(ticket)
         if opened is None:
             return
-        self._queue = collections.deque(job for job in self._queue if job.ticket != ticket)
+        top = opened.request.settings.top_logprobs
         for row, voice in list(self._voices.items()):
             if voice.ticket == ticket:
                 table.kill(self._rows, row)
                 self._leave(row)
-                self._said.append(_last(voice, "cancelled"))
+                self._said.append(_nothing(ticket, voice.sample, top))
+        unheard = [job for job in self._queue if job.ticket == ticket]
+        self._queue = collections.deque(job for job in self._queue if job.ticket != ticket)
+        for job in unheard:
+            samples = range(job.first, job.first + job.count)
+            self._said += [_nothing(ticket, sample, top) for sample in samples]
         self._slots = [None if held == ticket else held for held in self._slots]
         self._open.pop(ticket, None)
 
@@ -395,12 +400,11 @@ class Rollout:
         self._slots = [ticket if slot in held else None for slot, ticket in enumerate(self._slots)]
 
 
-def _last(voice: Voice, end: End) -> Piece:
-    floats = np.zeros(0, np.float32)
-    none = np.zeros(0, np.int32)
-    top = voice.request.settings.top_logprobs
-    empty = (np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
-    return Piece(voice.ticket, voice.sample, none, floats, floats, *empty, end)
+def _nothing(ticket: int, sample: int, top: int) -> Piece:
+    """The last piece of a cancelled sample."""
+    floats, ids = np.zeros(0, np.float32), np.zeros(0, np.int32)
+    likeliest = (np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
+    return Piece(ticket, sample, ids, floats, floats, *likeliest, "cancelled")
 
 
 def ladder(given: Sequence[int] | None, smallest: int, longest: int, name: str) -> tuple[int, ...]:
