@@ -61,6 +61,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(tmp_path / "Qwen3-0.6B", tmp_path / "Qwen3-8B")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     (tmp_path / "replies.jsonl").write_text(json.dumps(REPLY) + "\n")
+    (tmp_path / "tools.json").write_text(json.dumps(ROW["tools"]))
     return tmp_path
 
 
@@ -69,11 +70,32 @@ def test_the_commands_are_found() -> None:
     assert all(line.startswith("python -m star_jax") for line in COMMANDS)
 
 
+def serve(arguments: list[str], folder: Path) -> None:
+    """Until it says where it answers; then it is told to stop."""
+    process = subprocess.Popen(
+        [*arguments, "--port", "0"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any("answers at" in line for line in iter(process.stderr.readline, ""))
+    process.terminate()
+    assert process.wait(300) == 0
+
+
 @pytest.mark.slow
 def test_the_commands_run_one_after_the_other(folder: Path) -> None:
     for command in COMMANDS:
         arguments = [sys.executable, *shlex.split(command)[1:]]
-        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+        if " serve " in command:
+            serve(arguments, folder)
+            continue
+        done = subprocess.run(
+            arguments,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout.strip() or done.stderr.strip(), command
         if command.endswith("star_jax.train"):

@@ -82,6 +82,16 @@ def _add_model(command: argparse.ArgumentParser, *, slots: int) -> None:
         default="bfloat16",
         help="what weights and cache are computed in (bfloat16)",
     )
+    group.add_argument(
+        "--cache",
+        choices=["same", "int8"],
+        default="same",
+        help="keys and values in the same dtype, or as int8: less memory, other log-probs (same)",
+    )
+    group.add_argument(
+        "--warm-up", action="store_true", help="compile for every size before the first request"
+    )
+    _flag(group, "--tensor", 1, "devices that the weights are split over", number(1))
     _flag(group, "--slots", slots, "samples that are decoded at once", number(1))
     _flag(group, "--max-prompt", 4096, "room for a prompt, in tokens", number(1))
     _flag(group, "--max-new", 1024, "room for what follows it, in tokens", number(1))
@@ -94,6 +104,9 @@ def _load(folder: Path, arguments: argparse.Namespace, **options: Any) -> loadin
         slots=arguments.slots,
         max_prompt=arguments.max_prompt,
         max_new=arguments.max_new,
+        tensor=arguments.tensor,
+        small_cache=arguments.cache == "int8",
+        warm_up=arguments.warm_up,
         **options,
     )
 

@@ -62,18 +62,25 @@ def load(
     slots: int = 64,
     max_prompt: int = 4096,
     max_new: int = 1024,
+    tensor: int = 1,
+    small_cache: bool = False,
     driver: str = "own",
     warm_up: bool = False,
 ) -> Loaded:
-    """The model of a folder, ready to answer. `driver` "jetstream" has JetStream's Driver schedule
-    the engine; `warm_up` compiles for every size before the first request."""
+    """The model of a folder, ready to answer, on all devices that there are: weights split over
+    `tensor` of them, rows over the rest. `small_cache` keeps keys and values as int8; `driver`
+    "jetstream" has JetStream's Driver schedule the engine; `warm_up` compiles for every size
+    before the first request."""
+    import jax
+
     from star_jax import models
     from star_jax.data import template
     from star_jax.data.cache import identity
 
     folder = Path(model_dir)
     tokenizer, render = Tokenizer(folder), template.load(folder)
-    model = models.load(folder, dtype=dtype)
+    mesh = models.make_mesh(tensor=tensor) if len(jax.devices()) > 1 or tensor > 1 else None
+    model = models.load(folder, dtype=dtype, mesh=mesh)
     config = model.config
     if tokenizer.size > config.vocab_size:
         raise ValueError(
@@ -85,9 +92,9 @@ def load(
     stops = _stop_ids(folder, tokenizer)
     sizes = {"slots": slots, "max_prompt": max_prompt, "max_new": max_new}
     scheduler = (
-        _jetstream(model, tokenizer, stops, **sizes)
+        _jetstream(model, tokenizer, stops, small_cache, **sizes)
         if driver == "jetstream"
-        else _own(model, tokenizer, warm_up, **sizes)
+        else _own(model, tokenizer, warm_up, small_cache, **sizes)
     )
     name = folder.resolve().name
     return Loaded(
@@ -98,7 +105,7 @@ def load(
         max_new=max_new,
         about={
             "model": name,
-            "hash": f"{identity.teacher_hash(folder)}-{dtype}",
+            "hash": f"{identity.teacher_hash(folder)}-{dtype}{'-int8' * small_cache}",
             "slots": slots,
             "dtype": dtype,
             "driver": driver,
@@ -110,13 +117,20 @@ def load(
 
 
 def _own(
-    model: Any, tokenizer: Tokenizer, warm_up: bool, *, slots: int, max_prompt: int, max_new: int
+    model: Any,
+    tokenizer: Tokenizer,
+    warm_up: bool,
+    small_cache: bool,
+    *,
+    slots: int,
+    max_prompt: int,
+    max_new: int,
 ) -> Scheduler:
     from star_jax.sampler.engine import Engine
     from star_jax.sampler.rollout import Rollout
 
     most = min(max_prompt + max_new, model.config.max_position_embeddings)
-    engine = Engine(model, slots=slots, max_len=most, top=TOP)
+    engine = Engine(model, slots=slots, max_len=most, small_cache=small_cache, top=TOP)
     rollout = Rollout(
         engine,
         rooms=_sizes(max_prompt),
@@ -133,6 +147,7 @@ def _jetstream(
     model: Any,
     tokenizer: Tokenizer,
     stops: tuple[int, ...],
+    small_cache: bool,
     *,
     slots: int,
     max_prompt: int,
@@ -154,6 +169,7 @@ def _jetstream(
             max_new=max_new,
             settings=settings,
             text_of=tokenizer.decode,
+            small_cache=small_cache,
         )
     )
 
