@@ -79,6 +79,7 @@ def serve(arguments: list[str], folder: Path) -> None:
     assert any("answers at" in line for line in iter(process.stderr.readline, ""))
     process.terminate()
     assert process.wait(300) == 0
+    process.stderr.close()
 
 
 @pytest.mark.slow
