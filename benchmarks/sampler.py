@@ -57,7 +57,7 @@ def cases() -> dict[str, Case]:
     rng = random.Random(0)
 
     def prompt(length: int) -> list[int]:
-        return [rng.randrange(VOCAB) for _ in range(length)]
+        return [rng.randrange(1, VOCAB) for _ in range(length)]
 
     lengths = [16 + round(240 * i / 31) for i in range(32)]
     rng.shuffle(lengths)
@@ -146,7 +146,70 @@ def hugging_face(folder: Path, case: Case) -> Callable[[int], int]:
     return run
 
 
-WORKERS = {"ours": ours, "plain": plain, "hugging face": hugging_face}
+class Ids:
+    """Text that is ids, for a sampler that takes text."""
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return " ".join(str(i) for i in ids)
+
+    def bos_id(self) -> int:
+        return 0  # none
+
+    def eos_id(self) -> int:
+        return VOCAB  # never drawn
+
+    def pad_id(self) -> int:
+        return 0
+
+
+def tunix(folder: Path, case: Case) -> Callable[[int], int]:
+    """Greedy, which is its faster way; random weights of the same sizes."""
+    nnx = importlib.import_module("flax.nnx")
+    jnp = importlib.import_module("jax.numpy")
+    qwen3 = importlib.import_module("tunix.models.qwen3.model")
+    sampling = importlib.import_module("tunix.generate.sampler")
+    config = qwen3.ModelConfig(
+        num_layers=SIZES["num_hidden_layers"],
+        vocab_size=VOCAB,
+        embed_dim=SIZES["hidden_size"],
+        hidden_dim=SIZES["intermediate_size"],
+        num_heads=SIZES["num_attention_heads"],
+        head_dim=SIZES["head_dim"],
+        num_kv_heads=SIZES["num_key_value_heads"],
+        rope_theta=1_000_000,
+        norm_eps=1e-6,
+        use_tied_embedding=True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    )
+    prompts = [prompt for prompt in case["prompts"] for _ in range(case["n"])]
+    longest = max(len(prompt) for prompt in prompts)
+    cache = sampling.CacheConfig(
+        cache_size=longest + NEW,
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+    )
+    sampler = sampling.Sampler(qwen3.Qwen3(config, rngs=nnx.Rngs(0)), Ids(), cache)
+    texts = [" ".join(str(i) for i in prompt) for prompt in prompts]
+
+    def run(seed: int) -> int:
+        out = sampler(
+            texts,
+            max_generation_steps=NEW,
+            max_prompt_length=longest,
+            eos_tokens=[VOCAB],
+            seed=seed,
+        )
+        return sum(len(tokens) for tokens in out.tokens)
+
+    return run
+
+
+WORKERS = {"tunix": tunix, "ours": ours, "plain": plain, "hugging face": hugging_face}
 
 
 def work(name: str, folder: Path, case: str) -> None:
@@ -244,6 +307,7 @@ def make(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="a Python that has torch and transformers")
+    parser.add_argument("--tunix", help="a Python that has google-tunix")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="a part of the case's name")
     parser.add_argument("--worker", choices=list(WORKERS), help=argparse.SUPPRESS)
@@ -256,6 +320,8 @@ def main() -> None:
     pythons = {"ours": sys.executable, "plain": sys.executable}
     if args.torch:
         pythons["hugging face"] = args.torch
+    if args.tunix:
+        pythons["tunix"] = args.tunix
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
         for case in cases():
