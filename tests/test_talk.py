@@ -283,7 +283,6 @@ def test_a_terminal(tmp_path: Path) -> None:
         stdout=end,
         stderr=end,
         start_new_session=True,
-        preexec_fn=lambda: os.set_inheritable(end, True),
     )
     os.close(end)
     shown = b""
