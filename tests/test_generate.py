@@ -394,6 +394,9 @@ def test_mistakes_are_one_sentence(
             "slots": 7,
             "max_prompt": 4096,
             "max_new": 20,
+            "tensor": 1,
+            "small_cache": False,
+            "warm_up": False,
         }
     ]
     assert command.main([*given, "--max-new", "20", "--temperature", "0.5"]) == 2

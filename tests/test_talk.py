@@ -323,6 +323,7 @@ def test_the_command(
     assert "Hello.\n" in capsys.readouterr().out
     found = speaker(made).requests[0].settings
     assert (found.seed, found.stop, found.max_new_tokens) == (3, ("x",), 50)
-    assert asked == [{"dtype": "bfloat16", "slots": 1, "max_prompt": 4096, "max_new": 1024}]
+    wanted = {"dtype": "bfloat16", "slots": 1, "max_prompt": 4096, "max_new": 1024}
+    assert asked == [{**wanted, "tensor": 1, "small_cache": False, "warm_up": False}]
     assert command.main(["chat", "model", "--tools", "nothing.json"]) == 2
     assert "nothing.json: can't be read" in capsys.readouterr().err
