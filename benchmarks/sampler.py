@@ -268,6 +268,71 @@ def compare(case: str, pythons: dict[str, str], folder: Path, rounds: int) -> No
         )
 
 
+QWEN3_06B: dict[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_layers": 28,
+    "num_heads": 16,
+    "num_kv_heads": 8,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 40960,
+}
+PROMPT, STEPS, ROUNDS = 1024, 64, 5
+
+
+def bandwidth(limit: float, layers: int) -> None:
+    """Seconds of a step beside those that reading weights and caches once takes at `limit`."""
+    import jax
+    import numpy as np
+
+    from star_jax import models
+    from star_jax.models import layout
+    from star_jax.sampler import rows
+    from star_jax.sampler.engine import Engine
+    from star_jax.sampler.rollout import STOPS
+
+    config = models.Qwen3Config(**{**QWEN3_06B, "num_layers": layers})
+    rng = np.random.default_rng(0)
+
+    def matrix(row: layout.Row) -> Any:
+        made = rng.standard_normal(row.shape(config), np.float32) * np.float32(0.02)
+        return jax.numpy.asarray(made, jax.numpy.bfloat16)
+
+    model = models.Model(config, layout.tree(config, matrix))
+    print(f"{PROMPT} tokens of prompt, {STEPS} steps a call, bfloat16, {jax.devices()[0]}")
+    for slots, group in ((1, 1), (64, 1), (256, 1), (32, 8)):
+        engine = Engine(model, slots=slots, group=group, max_len=2048)
+        state = engine.state(PROMPT, STEPS)
+        state = state._replace(
+            prompts=state.prompts._replace(length_P=jax.numpy.full(slots, PROMPT, np.int32))
+        )
+        table = rows.empty(engine.rows, STOPS)
+        took = []
+        for _ in range(ROUNDS + 1):
+            for row in range(engine.rows):
+                key = np.array([row, 1], np.uint32)
+                begun = rows.Row(5, PROMPT, 0, STEPS, key, 1.0, 0, 1.0, 0.0, ())
+                rows.write(table, row, begun)
+            state = engine.restart(state)
+            start = time.perf_counter()
+            state, _, burst = engine.decode(state, table, steps=STEPS)
+            took.append((time.perf_counter() - start) / len(burst.token_TB))
+        a_token = 2 * layers * config.num_kv_heads * config.head_dim * 2
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(engine.weights.layers))
+        weights += engine.weights.head_VD.nbytes
+        cache = a_token * (slots * PROMPT + engine.rows * STEPS)
+        least, seconds = (weights + cache) / limit, statistics.median(took[1:])
+        print(
+            f"  {slots:3} prompts × {group}: {seconds * 1e3:8.2f} ms a step, "
+            f"{engine.rows / seconds:8.0f} tokens/s, {(weights + cache) / 1e9:.2f} GB, "
+            f"{100 * least / seconds:.0f} % of the bandwidth"
+        )
+
+
 def make(folder: Path) -> None:
     """A random model, as a folder that everybody reads."""
     import numpy as np
@@ -308,6 +373,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="a Python that has torch and transformers")
     parser.add_argument("--tunix", help="a Python that has google-tunix")
+    parser.add_argument("--bandwidth", type=float, help="bytes a second of the device's memory")
+    parser.add_argument("--layers", type=int, default=28, help="of the model for --bandwidth")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="a part of the case's name")
     parser.add_argument("--worker", choices=list(WORKERS), help=argparse.SUPPRESS)
@@ -316,6 +383,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         work(args.worker, args.folder, args.case)
+        return
+    if args.bandwidth:
+        bandwidth(args.bandwidth, args.layers)
         return
     pythons = {"ours": sys.executable, "plain": sys.executable}
     if args.torch:
