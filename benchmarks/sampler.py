@@ -295,7 +295,8 @@ def bandwidth(limit: float, layers: int) -> None:
     from star_jax.sampler.engine import Engine
     from star_jax.sampler.rollout import STOPS
 
-    config = models.Qwen3Config(**{**QWEN3_06B, "num_layers": layers})
+    sizes: dict[str, Any] = QWEN3_06B | {"num_layers": layers}
+    config = models.Qwen3Config(**sizes)
     rng = np.random.default_rng(0)
 
     def matrix(row: layout.Row) -> Any:

@@ -139,7 +139,7 @@ def _own(
         patience=PATIENCE,
     )
     if warm_up:
-        rollout.warm_up()
+        rollout.warm_up(masked=importlib.util.find_spec("llguidance") is not None)
     return rollout
 
 
