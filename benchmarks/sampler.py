@@ -293,7 +293,7 @@ def bandwidth(limit: float, layers: int) -> None:
     from star_jax.models import layout
     from star_jax.sampler import rows
     from star_jax.sampler.engine import Engine
-    from star_jax.sampler.rollout import STOPS
+    from star_jax.sampler.sizes import STOPS
 
     sizes: dict[str, Any] = QWEN3_06B | {"num_layers": layers}
     config = models.Qwen3Config(**sizes)

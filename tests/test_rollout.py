@@ -11,7 +11,8 @@ import pytest
 
 from star_jax.sampler import request, rows
 from star_jax.sampler.request import Piece, Request, Sample, Settings
-from star_jax.sampler.rollout import Rollout, ladder
+from star_jax.sampler.rollout import Rollout
+from star_jax.sampler.sizes import ladder
 
 VOCAB = 50
 END = 49

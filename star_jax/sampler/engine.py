@@ -28,12 +28,9 @@ from star_jax.models.attention import Backend
 from star_jax.models.grouped import Prompts, Replies
 from star_jax.sampler import programs
 from star_jax.sampler.programs import Prefix
-from star_jax.sampler.rollout import READ_ROWS
+from star_jax.sampler.sizes import MOST_STEPS, READ_ROWS, READ_TOKENS
 
 log = logging.getLogger(__name__)
-
-MOST_STEPS = 64  # of one call of decode
-READ_TOKENS = 8192  # of one call of read, about
 
 
 # Compiled functions by what makes their programs alike, and by their shapes: engines share them.

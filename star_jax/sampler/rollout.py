@@ -19,16 +19,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from star_jax import batch
+from star_jax.sampler import ahead
 from star_jax.sampler import rows as table
 from star_jax.sampler.request import End, Piece, Request, key_of
 from star_jax.sampler.rows import Row
+from star_jax.sampler.sizes import PROMPT_ROOM, REPLY_ROOM, STOPS, fit, ladder
 
-# Room for replies comes in these sizes: a short one is not attended to as if it were long.
-REPLY_ROOM = 64
-PROMPT_ROOM = 64
-STOPS = 8  # stop ids a request may have
-READ_ROWS = (1, 4, 16)  # packed rows that one reading call may have
 EAGER = 16  # steps between looks at who has ended, while others wait
 
 
@@ -123,39 +119,9 @@ class Rollout:
         return bool(self._open or self._said)
 
     def warm_up(self, *, masked: bool = False) -> None:
-        """Compile for every size that there is; what is missing after this is counted."""
-        engine = self.engine
-        words = -(-engine.vocab_size // 32)
-        allowed_BW = np.full((len(self._rows), words), 0xFFFFFFFF, np.uint32)
-        kinds = [(2, None, 0), *([(2, None, engine.max_top)] if engine.max_top else [])]
-        kinds += [(1, allowed_BW, top) for top in sorted({0, engine.max_top})] if masked else []
-        reads = {T: self._warm_reads(T) for T in self.rooms}
-        dead = table.empty(len(self._rows), STOPS)
-        for index, S in enumerate(self.rooms):
-            for at, C in enumerate(self.reply_rooms):
-                state = engine.state(S, C)
-                for T in self.rooms[: index + 1]:
-                    for prefix, jobs in reads[T]:
-                        state = engine.place(state, prefix, [(0, jobs[0])])
-                for steps, allowed, top in kinds:
-                    state, _, _ = engine.decode(
-                        state, dead, steps=steps, ends=1, allowed_BW=allowed, top=top
-                    )
-                state = engine.restart(state)
-                for longer in self.rooms[index + 1 :]:
-                    engine.resize(state, longer, C)
-                for wider in self.reply_rooms[at + 1 : at + 2]:
-                    engine.resize(state, S, wider)
-        engine.is_warm = True
-
-    def _warm_reads(self, T: int) -> list[tuple[Any, dict[int, Any]]]:
-        """One call of each shape in which prompts of T tokens are read."""
-        made = {}
-        for count in range(1, self.engine.slots + 1):
-            if count in READ_ROWS:
-                for prefix, jobs in self.engine.read([np.zeros(T, np.int32)] * count, T):
-                    made[len(jobs)] = (prefix, jobs)
-        return [(prefix, {0: next(iter(jobs.values()))}) for prefix, jobs in made.values()]
+        """Compile for every size that there is, with `masked` for grammars as well; what is missing
+        after this is counted."""
+        ahead.compile_all(self.engine, self.rooms, self.reply_rooms, masked=masked)
 
     def submit(self, request: Request) -> int:
         self._check(request)
@@ -405,20 +371,3 @@ def _nothing(ticket: int, sample: int, top: int) -> Piece:
     floats, ids = np.zeros(0, np.float32), np.zeros(0, np.int32)
     likeliest = (np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
     return Piece(ticket, sample, ids, floats, floats, *likeliest, "cancelled")
-
-
-def ladder(given: Sequence[int] | None, smallest: int, longest: int, name: str) -> tuple[int, ...]:
-    """Sizes in rising order, the last of which has room for the longest."""
-    if given is None:
-        sizes = []
-        while not sizes or sizes[-1] < longest:
-            sizes.append(batch.bucket(sizes[-1] + 1 if sizes else 1, smallest))
-        return tuple(sizes)
-    sizes = sorted(set(given))
-    if not sizes or sizes[0] < 1:
-        raise ValueError(f"{name} must be sizes of at least 1, got {list(given)}")
-    return tuple(sizes) if sizes[-1] >= longest else (*sizes, longest)
-
-
-def fit(sizes: Sequence[int], length: int) -> int:
-    return next(size for size in sizes if size >= length)

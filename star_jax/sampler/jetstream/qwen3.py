@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from star_jax import models
 from star_jax.models import fused
-from star_jax.sampler import engine, request, rollout, rows
+from star_jax.sampler import engine, request, rows, sizes
 from star_jax.sampler.jetstream.interface import Box, Engine, RolloutTokens, pack, unbox
 from star_jax.sampler.programs import Drawn, Prefix
 from star_jax.sampler.request import Request, Settings
@@ -63,9 +63,9 @@ class Qwen3Engine(Engine):
             model, slots=slots, group=samples, max_len=max_prompt + max_new, **options
         )
         self.settings = settings or Settings(max_new_tokens=max_new)
-        if len(self.settings.stop_ids) > rollout.STOPS:
-            raise ValueError(f"at most {rollout.STOPS} stop ids, got {self.settings.stop_ids}")
-        self.rooms = rollout.ladder(None, rollout.PROMPT_ROOM, max_prompt, "rooms")
+        if len(self.settings.stop_ids) > sizes.STOPS:
+            raise ValueError(f"at most {sizes.STOPS} stop ids, got {self.settings.stop_ids}")
+        self.rooms = sizes.ladder(None, sizes.PROMPT_ROOM, max_prompt, "rooms")
         self.max_prompt, self.max_new = max_prompt, max_new
         self.text_of, self.ids_of, self.pad_id = text_of, ids_of, pad_id
 
@@ -76,7 +76,7 @@ class Qwen3Engine(Engine):
 
     def init_decode_state(self, *_: Any, **__: Any) -> Decoding:
         state = self.core.state(self.rooms[-1], self.max_new)
-        return Decoding(state, self.core.put(rows.empty(self.core.rows, rollout.STOPS)))
+        return Decoding(state, self.core.put(rows.empty(self.core.rows, sizes.STOPS)))
 
     def prefill(
         self,
@@ -93,7 +93,7 @@ class Qwen3Engine(Engine):
             raise ValueError(f"a prompt has 1 to {self.max_prompt} tokens, got {true_length}")
         prompt = np.asarray(padded_tokens)[:true_length].astype(np.int32)
         self.core.weights = unbox(params)
-        T = rollout.fit(self.rooms, true_length)
+        T = sizes.fit(self.rooms, true_length)
         ((prefix, _places),) = self.core.read([prompt[:-1]], T)
         return Read(prefix, self.core.put_whole(self._rows(prompt)))
 
@@ -104,7 +104,7 @@ class Qwen3Engine(Engine):
     def _rows(self, prompt: np.ndarray) -> np.ndarray:
         how = self.settings
         asked = Request(prompt, self.samples_per_slot, how, request.name_of(prompt))
-        made = rows.empty(self.samples_per_slot, rollout.STOPS)
+        made = rows.empty(self.samples_per_slot, sizes.STOPS)
         for sample in range(self.samples_per_slot):
             begun = rows.Row(
                 token=int(prompt[-1]),
