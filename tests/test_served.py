@@ -20,7 +20,7 @@ import pytest
 
 from tests import world
 
-SIZES = ["--dtype", "float32", "--max-prompt", "512", "--max-new", "64", "--slots", "16"]
+SIZES = ["--dtype", "float32", "--max-prompt", "1024", "--max-new", "64", "--slots", "16"]
 SAMPLER = "star_jax.sampler"
 
 
@@ -35,6 +35,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world.student(made / "student")
     world.write_rows(made / "rows.jsonl", world.rows(40, "r"))
     return made
+
+
+@pytest.fixture
+def client(served: tuple[str, subprocess.Popen[str]]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served[0]}/v1", api_key="none", max_retries=0) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +98,17 @@ def resident(process: subprocess.Popen[str]) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read there")
 def test_two_thousand_requests_leave_nothing_behind(
-    served: tuple[str, subprocess.Popen[str]],
+    served: tuple[str, subprocess.Popen[str]], client: openai.OpenAI
 ) -> None:
     url, process = served
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         before = list(pool.map(lambda i: ask(client, i), range(500)))
         early = resident(process)
         list(pool.map(lambda i: leave(url, i), range(100)))
         after = list(pool.map(lambda i: ask(client, i), range(2000)))
     assert after[:500] == before  # the same seeds, the same samples
-    with pytest.raises(openai.BadRequestError, match="512"):
-        client.completions.create(model="student", prompt=[1] * 600, max_tokens=4)
+    with pytest.raises(openai.BadRequestError, match="1024"):
+        client.completions.create(model="student", prompt=[1] * 1100, max_tokens=4)
     with urllib.request.urlopen(f"{url}/health") as answer:
         assert json.load(answer)["status"] == "ok"
     names = re.findall(r"^# TYPE (\S+) gauge", _text(url), re.MULTILINE)
@@ -112,6 +117,33 @@ def test_two_thousand_requests_leave_nothing_behind(
         if "running" in name or "waiting" in name:
             assert metric(url, name) == 0, name
     assert resident(process) - early < 40, "megabytes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_random_model_is_made_to_call_a_tool(client: openai.OpenAI, stream: bool) -> None:
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    city = {"type": "string", "enum": ["Oslo", "Bern"]}
+    parameters = {"type": "object", "properties": {"city": city}, "required": ["city"]}
+    given: dict[str, Any] = {
+        "model": "student",
+        "messages": [{"role": "user", "content": "rain in Oslo?"}],
+        "tools": [{"type": "function", "function": {"name": "rain", "parameters": parameters}}],
+        "tool_choice": {"type": "function", "function": {"name": "rain"}},
+        "max_tokens": 64,
+        "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
+    }
+    calls = []
+    for seed in range(4):
+        if stream:
+            pieces = list(client.chat.completions.create(**given, seed=seed, stream=True))
+            found = [call for one in pieces for call in one.choices[0].delta.tool_calls or []]
+        else:
+            made = client.chat.completions.create(**given, seed=seed)
+            found = made.choices[0].message.tool_calls or []
+        calls += [(call.function.name, json.loads(call.function.arguments)) for call in found]
+    assert calls, "none of four fitted into 64 tokens"
+    assert all(name == "rain" and given["city"] in ("Oslo", "Bern") for name, given in calls)
 
 
 def _text(url: str) -> str:
