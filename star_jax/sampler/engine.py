@@ -112,10 +112,7 @@ class Engine:
 
     def state(self, S: int, C: int) -> State:
         """Empty slots with room for prompts of S tokens and replies of C."""
-        make = functools.partial(
-            grouped.zeros, self.config, self.slots, self.group, S, C, self.dtype
-        )
-        make = functools.partial(make, small=self.small_cache)
+        make = self._zeros(S, C)
         placed = self._state_shardings(jax.eval_shape(make))
         return State(*self._call(("state", S, C), make, (), out=placed))
 
@@ -232,11 +229,12 @@ class Engine:
 
     def cache_bytes(self, S: int, C: int) -> int:
         """What `state(S, C)` takes up."""
-        make = functools.partial(
-            grouped.zeros, self.config, self.slots, self.group, S, C, self.dtype
-        )
-        shapes = jax.eval_shape(functools.partial(make, small=self.small_cache))
+        shapes = jax.eval_shape(self._zeros(S, C))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+    def _zeros(self, S: int, C: int) -> Any:
+        sizes = (self.config, self.slots, self.group, S, C, self.dtype)
+        return functools.partial(grouped.zeros, *sizes, small=self.small_cache)
 
     def _call(
         self, key: Any, function: Any, inputs: Any, *, donate: tuple[int, ...] = (), out: Any = None

@@ -102,7 +102,6 @@ class Rollout:
         self.reply_rooms = ladder(reply_rooms, REPLY_ROOM, engine.max_len, "reply_rooms")
         self.text_of = text_of
         self.patience = patience
-        self.prompts_read = 0
         self._open: dict[int, Open] = {}
         self._queue: collections.deque[Job] = collections.deque()
         self._slots: list[int | None] = [None] * engine.slots  # the ticket in each
@@ -235,7 +234,6 @@ class Rollout:
         for prefix, places in self.engine.read(prompts, T):
             for index, place in places.items():
                 todo[index].read = (prefix, place)
-        self.prompts_read += len(todo)
 
     def _begin(self, slot: int, job: Job, opened: Open) -> None:
         request, settings = opened.request, opened.request.settings

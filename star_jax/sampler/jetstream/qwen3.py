@@ -24,7 +24,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from star_jax import models
-from star_jax.models import fused
 from star_jax.sampler import engine, request, rows, sizes
 from star_jax.sampler.jetstream.interface import Box, Engine, RolloutTokens, pack, unbox
 from star_jax.sampler.programs import Drawn, Prefix
@@ -191,10 +190,6 @@ class Qwen3Engine(Engine):
     @property
     def colocated_cpus(self) -> None:
         return None
-
-    @property
-    def weights(self) -> fused.Weights:
-        return self.core.weights
 
 
 @jax.jit
