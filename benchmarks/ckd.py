@@ -182,7 +182,7 @@ def show_runs(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 4096, 5632, 8192])
     parser.add_argument("--targets", type=int, default=512)
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--chunk", type=int, default=256)

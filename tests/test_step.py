@@ -296,6 +296,30 @@ def test_a_run_of_one_step_learns() -> None:
     assert [float(state.learning_rate(1e-3, 2)(n)) for n in (0, 1)] == [0, np.float32(1e-3)]
 
 
+def test_the_optimizer_is_adamw_in_the_room_of_its_state() -> None:
+    """The numbers of optax.adamw, and no copy of the moments while a step updates them in place."""
+    rng = np.random.default_rng(0)
+    rate = state.learning_rate(1e-2, 8)
+    params = {"w": jnp.asarray(rng.normal(size=(256, 1024)), jnp.float32)}
+    plain = optax.adamw(rate, b1=0.9, b2=0.95, eps=1e-8, weight_decay=1e-4, mask=state.decays)
+    now, wanted = state.init(params, state.adamw(rate)), (params, plain.init(params))
+    batch = StepBatch(jnp.zeros((1, 1)), jnp.ones((), jnp.int32))
+
+    def loss(params: Any, micro: Any, fixed: Any, targets: int) -> Any:
+        return (params["w"] * fixed).sum(), (jnp.ones(()), {})
+
+    made = step.make_step(loss, state.adamw(rate), rate, clip_norm=None)
+    programs = step.Programs("step", made, donate=False)
+    for _ in range(4):
+        gradient = jnp.asarray(rng.normal(size=(256, 1024)), jnp.float32)
+        now, _ = programs(now, batch, gradient, 0)
+        updates, moments = plain.update({"w": gradient}, wanted[1], wanted[0])
+        wanted = optax.apply_updates(wanted[0], updates), moments
+        np.testing.assert_allclose(now.params["w"], wanted[0]["w"], rtol=1e-6, atol=1e-7)
+    compiled = step.Programs("step", made, donate=True).compile(now, batch, gradient, 0)
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.5 * gradient.nbytes
+
+
 def test_norms_do_not_decay() -> None:
     params = tiny.params(CONFIG)
     decays = state.decays(params)

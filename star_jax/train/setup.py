@@ -65,7 +65,7 @@ class Run(Student):
     train: Rows
     eval: Rows | None
     rate: Callable[[Any], Any]
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
 
     @property
     def forward(self) -> loss.Forward:

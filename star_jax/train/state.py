@@ -68,9 +68,48 @@ def adamw(
     beta2: float = 0.95,
     eps: float = 1e-8,
     weight_decay: float = 1e-4,
-) -> optax.GradientTransformation:
-    """AdamW with float32 moments; vectors, which here are the scales of norms, do not decay."""
-    return optax.adamw(rate, b1=beta1, b2=beta2, eps=eps, weight_decay=weight_decay, mask=decays)
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with float32 moments; vectors, which here are the scales of norms, do not decay.
+
+    Its update takes `is_sound`: where that is false, the moments stay as they were.
+    """
+    return optax.chain(
+        _adam(beta1, beta2, eps),
+        optax.add_decayed_weights(weight_decay, mask=decays),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_adam, the same numbers in less room. Moments are settled, then read: a
+    compiler that is free to read the old ones again, for the parameters, copies them all first.
+    """
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        is_sound: Any = True,
+        **_: Any,
+    ) -> tuple[Any, optax.ScaleByAdamState]:
+        def settle(new: Any, old: Any) -> Any:
+            return jax.lax.optimization_barrier(jnp.where(is_sound, new, old))
+
+        first = optax.tree.update_moment(updates, state.mu, beta1, 1)
+        second = optax.tree.update_moment_per_elem_norm(updates, state.nu, beta2, 2)
+        mu = jax.tree.map(settle, first, state.mu)
+        nu = jax.tree.map(settle, second, state.nu)
+        count = optax.safe_increment(state.count)
+        moved = jax.tree.map(
+            lambda m, v: m / (jnp.sqrt(v) + eps),
+            optax.tree.bias_correction(mu, beta1, count),
+            optax.tree.bias_correction(nu, beta2, count),
+        )
+        return moved, optax.ScaleByAdamState(count, mu, nu)
+
+    plain = optax.scale_by_adam(beta1, beta2, eps)
+    return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
 def decays(params: Any) -> Any:

@@ -42,7 +42,7 @@ class StepBatch(NamedTuple):
 
 def make_step(
     loss: Loss,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     rate: Callable[[Any], Any],
     *,
     clip_norm: float | None = 1.0,
@@ -59,20 +59,30 @@ def make_step(
         scale = jnp.where(too_long, (clip_norm or 1.0) / norm, 1.0) / count
         # Mean and clipping in one product, which is part of the update: no other copy is made.
         gradient = jax.tree.map(lambda g: g * scale, summed)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         averages = means(total)
         is_sound = state.is_sound & jnp.isfinite(averages["loss/total_nats"]) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, state.params, is_sound=is_sound
+        )
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jnp.where(is_sound, new, old)
+
+        # The moments have been told already: choosing once more would keep the old ones alive.
+        settled = jax.tree.map(
+            lambda new, old: new if new.ndim else keep(new, old), opt_state, state.opt_state
+        )
         # The step counts what was learnt: it stands still with everything else.
-        moved = State(state.step + 1, params, opt_state, state.is_sound)
-        kept = jax.tree.map(lambda new, old: jnp.where(is_sound, new, old), moved, state)
+        now = keep(state.step + 1, state.step)
+        trained = jax.tree.map(keep, params, state.params)
         metrics = averages | {
             "data/loss_tokens": total.weight,
             "optim/learning_rate": rate(state.step),
             "optim/gradient_norm": norm,
             "optim/clipped": too_long.astype(jnp.float32),
         }
-        return State(kept.step, kept.params, kept.opt_state, is_sound), metrics
+        return State(now, trained, settled, is_sound), metrics
 
     return step
 
