@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_the_prompt_of_a_group_is_read_once_and_kept_once(model: models.Model) -
     prompts = [rng.integers(0, 96, 65).tolist() for _ in range(4)]
     read, held, out = {}, {}, {}
     for share in (True, False):
-        sampler = Sampler(model, slots=32, max_len=128, share_prompts=share)
+        sampler = Sampler(model, slots=32, max_len=128, share_prompts=share, lanes=1)
         out[share] = tokens(sampler.generate(prompts, n=8, max_new_tokens=5))
         engine = sampler.engines[8 if share else 1]
         read[share] = engine.tokens_read
@@ -226,7 +227,7 @@ def test_the_prompt_of_a_group_is_read_once_and_kept_once(model: models.Model) -
         True: 4 * 64 * a_token + lengths[True] + 4,
         False: 32 * 64 * a_token + lengths[False] + 4,
     }
-    naive = Sampler(model, slots=32, max_len=128)
+    naive = Sampler(model, slots=32, max_len=128, lanes=1)
     naive.generate([prompt for prompt in prompts for _ in range(8)], max_new_tokens=5)
     assert naive.engines[1].tokens_read == 8 * read[True]
 
@@ -337,11 +338,56 @@ def test_mistakes_are_one_sentence(model: models.Model, name: str) -> None:
     sampler = Sampler(model, slots=4, max_len=64)
     with pytest.raises(ValueError, match=message):
         sampler.generate(given.pop("prompts"), **given)
-    assert not sampler.rollout(1).is_busy
+    assert not any(rollout.is_busy for rollout in sampler.rollouts(1))
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_lanes_draw_the_same_samples(model: models.Model, n: int) -> None:
+    rng = np.random.default_rng(2)
+    prompts = [rng.integers(0, 96, size).tolist() for size in (3, 40, 17, 9, 33, 21, 5)]
+    how = {"n": n, "max_new_tokens": 12, "seed": 3, "stop_ids": (7,)}
+    made = [
+        tokens(Sampler(model, slots=16, max_len=64, lanes=lanes).generate(prompts, **how))
+        for lanes in (1, 2, 3)
+    ]
+    assert made[0] == made[1] == made[2]
+
+
+def test_slots_are_dealt_out_to_the_cores_that_get_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    found = {slots: Sampler(model, slots=slots, max_len=64).lanes for slots in (1, 16, 32, 47, 256)}
+    assert found == {1: 1, 16: 1, 32: 2, 47: 2, 256: 4}
+    assert Sampler(model, slots=2, max_len=64, lanes=5).lanes == 2
+
+
+def test_a_call_that_failed_leaves_nothing_to_the_next(
+    model: models.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a step, of one lane of two: the other stops, and both begin again."""
+    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]]
+    wanted = tokens(
+        Sampler(model, slots=4, max_len=64, lanes=2).generate(prompts, max_new_tokens=9)
+    )
+    sampler = Sampler(model, slots=2, max_len=64, lanes=2)
+    real, calls = Engine.decode, []
+
+    def decode(self: Engine, *args: Any, **options: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Engine, "decode", decode)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sampler.generate(prompts, max_new_tokens=9)
+    assert tokens(sampler.generate(prompts, max_new_tokens=9)) == wanted
 
 
 def test_a_sampler_that_cannot_be() -> None:
     model = model_of()
+    with pytest.raises(ValueError, match="lanes must be at least 1, got 0"):
+        Sampler(model, lanes=0)
     with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
         Engine(model, slots=0, max_len=8)
     with pytest.raises(ValueError, match="slots must be at least 1, got -1"):

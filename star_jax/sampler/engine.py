@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 # Compiled functions by what makes their programs alike, and by their shapes: engines share them.
 _COMPILED: dict[Any, dict[Any, Any]] = {}
+_LOCK = threading.Lock()  # lanes meet the same shapes at the same time
 
 
 class State(NamedTuple):
@@ -139,7 +141,8 @@ class Engine:
             function = functools.partial(programs.read, config=self.config, backend=self.backend)
             inputs = (self.weights, *self._put((tokens_BT, segment_BT), len(part)))
             calls.append((self._call(("read", *tokens_BT.shape), function, inputs), jobs))
-            self.tokens_read += int(np.sum(segment_BT > 0))
+            with _LOCK:
+                self.tokens_read += int(np.sum(segment_BT > 0))
         return calls
 
     def _parts(self, packed: list[list[int]], T: int) -> list[list[list[int]]]:
@@ -239,16 +242,17 @@ class Engine:
     def _call(
         self, key: Any, function: Any, inputs: Any, *, donate: tuple[int, ...] = (), out: Any = None
     ) -> Any:
-        compiled = self.compiled.get(key)
-        if compiled is None:
-            if self.is_warm:
-                self.unplanned += 1
-                log.warning("sampler: %s was not compiled ahead", key)
-            options = {} if out is None else {"out_shardings": out}
-            jitted = jax.jit(function, donate_argnums=donate, **options)
-            with sharding.context_of(self.mesh):
-                compiled = jitted.lower(*inputs).compile()
-            self.compiled[key] = compiled
+        with _LOCK:
+            compiled = self.compiled.get(key)
+            if compiled is None:
+                if self.is_warm:
+                    self.unplanned += 1
+                    log.warning("sampler: %s was not compiled ahead", key)
+                options = {} if out is None else {"out_shardings": out}
+                jitted = jax.jit(function, donate_argnums=donate, **options)
+                with sharding.context_of(self.mesh):
+                    compiled = jitted.lower(*inputs).compile()
+                self.compiled[key] = compiled
         return compiled(*inputs)
 
     def _rows_spec(self, size: int) -> PartitionSpec:

@@ -102,15 +102,18 @@ class Rollout:
         self.reply_rooms = ladder(reply_rooms, REPLY_ROOM, engine.max_len, "reply_rooms")
         self.text_of = text_of
         self.patience = patience
+        self._tickets = 0
+        self._begin_again()
+
+    def _begin_again(self) -> None:
         self._open: dict[int, Open] = {}
         self._queue: collections.deque[Job] = collections.deque()
-        self._slots: list[int | None] = [None] * engine.slots  # the ticket in each
+        self._slots: list[int | None] = [None] * self.engine.slots  # the ticket in each
         self._voices: dict[int, Voice] = {}  # by row
-        self._rows = table.empty(engine.slots * engine.group, STOPS)
+        self._rows = table.empty(self.engine.slots * self.engine.group, STOPS)
         self._state: Any = None
         self._size = (0, 0)
         self._now = 0
-        self._tickets = 0
         self._said: list[Piece] = []  # that came of something else than decoding
 
     @property
@@ -175,6 +178,11 @@ class Rollout:
             self._said += [_nothing(ticket, sample, top) for sample in samples]
         self._slots = [None if held == ticket else held for held in self._slots]
         self._open.pop(ticket, None)
+
+    def clear(self) -> None:
+        """Forget whatever is not finished, also what a step that failed has left half done."""
+        if self.is_busy:
+            self._begin_again()
 
     def step(self) -> list[Piece]:
         pieces, self._said = self._said, []

@@ -20,7 +20,8 @@ def split_cpu(count: int) -> None:
     """
     if count < 1:
         raise ValueError(f"a CPU is split into at least 1 device, got {count}")
-    # NPROC is where XLA reads the size of its pool.
-    os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, THREADS_PER_DEVICE * count)))
+    if count > 1:  # one device waits for nobody, and more threads than cores cost it a quarter
+        # NPROC is where XLA reads the size of its pool.
+        os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, THREADS_PER_DEVICE * count)))
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
