@@ -163,7 +163,7 @@ def examples(
     The last message of a conversation is the target, as in `trainset.native`. Bad rows, and those
     that have no target, are named by a ValueError unless `skip_bad` allows so many.
     """
-    good = read.tolerate(_texts(path, render, keep_reasoning), skip_bad)
+    good = read.tolerate(texts(path, render, keep_reasoning), skip_bad)
     ids: list[np.ndarray] = []
     n_prompt: list[int] = []
     lines: list[int] = []
@@ -191,7 +191,8 @@ def examples(
 Text = tuple[Row, str, str]
 
 
-def _texts(path: str | Path, render: Render, keep_reasoning: bool) -> Iterator[Text | Bad]:
+def texts(path: str | Path, render: Render, keep_reasoning: bool) -> Iterator[Text | Bad]:
+    """Each row of a file with its prompt and its target; bad ones as they are."""
     for row in read.scan(path):
         match row:
             case Bad():

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from star_jax.models import lora
 from star_jax.models.attention import Backend
 from star_jax.models.qwen3 import Remat
-from star_jax.train import distill
+from star_jax.train import distill, policy
 from star_jax.train.distill import check, divergence, objective
 from star_jax.train.state import Schedule as Curve
 from star_jax.train.step import Mean
@@ -292,6 +292,108 @@ class Ckd(Training):
                 check.stored(built)
             except ValueError as error:
                 raise ValueError(f"teacher.cache: {error}: give teacher.model instead") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What the policy is asked between updates, and how it answers."""
+
+    prompts: int = 128  # groups that one rollout trains on
+    samples: int = 8  # answers to each prompt
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    slots: int = 64  # samples that are decoded at once
+    epochs: int = 1  # times that a rollout's samples are learnt from
+    most_batches: int = 20  # batches of prompts that one rollout may ask before it gives up
+    gap_limit: float = 0.3  # mean distance of the sampler's log-probs to the trainer's, in nats
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "samples", "max_new_tokens", "slots", "epochs", "most_batches"):
+            at_least(f"rollout.{name}", getattr(self, name), 1)
+        above("rollout.temperature", self.temperature, 0)
+        above("rollout.gap_limit", self.gap_limit, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """What an answer is worth."""
+
+    function: str = "simrl"  # simrl, binary, toolrl, or the dotted path of your own
+    compat: Literal["star"] | None = None  # star: the published code's numbers, bit for bit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which groups are learnt from."""
+
+    rule: Literal["all", "spread", "code", "paper"] = "code"  # code: STAR's; all: none is dropped
+    low: float = 0.01  # of code: the least mean of a group's answer scores
+    high: float = 0.99
+    min_spread: float = 0.0  # between a group's best and worst; more than this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The objective; formulas are in docs/methods.md."""
+
+    advantage: policy.AdvantageKind = "group_norm"
+    kind: policy.Kind = "ppo"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    per: policy.Per = "token"  # token, sequence, fixed or micro: how tokens count
+    length: float | None = None  # of fixed: the tokens that a sequence is divided by
+    kl: float = 1e-3  # weight of the KL to the model that training began with; 0: no reference
+    estimator: policy.Estimator = "k2"
+    clamp: float | None = 10.0  # of the KL's estimate
+    entropy: float = 0.0  # weight of the entropy bonus
+    learn_unfinished: bool = True  # answers that ran into max_new_tokens too, as STAR does
+
+    def __post_init__(self) -> None:
+        at_least("policy.kl", self.kl, 0)
+        if (self.per == "fixed") != (self.length is not None):
+            raise ValueError("policy.length: goes with policy.per fixed: give both or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlData(Data):
+    max_tokens: int = 5632  # tokens of a prompt and its answer, and of a packed row
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlOptimizer(Optimizer):
+    learning_rate: float = 3e-7  # AdamW's, at its peak
+    weight_decay: float = 0.0  # of matrices, times the learning rate, a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlSchedule(Schedule):
+    epochs: float = 3.0  # passes over the prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rl(Training):
+    """Sim-RL: the policy answers, a graded reward judges, groups are compared."""
+
+    data: RlData
+    optimizer: RlOptimizer = field(default_factory=RlOptimizer)
+    schedule: RlSchedule = field(default_factory=RlSchedule)
+    rollout: Rollout = field(default_factory=Rollout)
+    reward: Reward = field(default_factory=Reward)
+    filter: Filter = field(default_factory=Filter)
+    policy: Policy = field(default_factory=Policy)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        room = self.data.max_tokens - self.rollout.max_new_tokens
+        if room < 1:
+            raise ValueError(
+                f"rollout.max_new_tokens: is {self.rollout.max_new_tokens}, a row has "
+                f"{self.data.max_tokens} tokens: raise data.max_tokens"
+            )
 
 
 def at_least(name: str, value: float | None, least: float) -> None:

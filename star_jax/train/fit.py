@@ -32,7 +32,7 @@ from star_jax.train.feeding import Fed, Feeder
 from star_jax.train.log import Log, Row
 from star_jax.train.pace import Clock, Seen
 from star_jax.train.processes import Signals
-from star_jax.train.setup import Run
+from star_jax.train.setup import Learner, Run
 from star_jax.train.state import State
 from star_jax.train.step import Loss, Programs
 from star_jax.train.teaching import Source
@@ -93,11 +93,11 @@ def begin(task: Task) -> Session:
             state = setup.fresh(run)
         else:
             log.info("going on from step %d of %s", latest, run.output)
-            state = _restored(run, checkpoints, latest)
+            state = restored(run, checkpoints, latest)
         return Session(task=task, checkpoints=checkpoints, state=state, base=setup.base(run))
 
 
-def _restored(run: Run, checkpoints: Checkpoints, step: int) -> State:
+def restored(run: Learner, checkpoints: Checkpoints, step: int) -> State:
     try:
         return checkpoints.restore(step, states.abstract(setup.trained(run), run.optimizer))
     except ValueError as error:
@@ -119,11 +119,11 @@ def go_on(session: Session) -> Ending:
         ending = looper.run()
         if ending is None:
             session.checkpoints.wait()  # a model stands beside the checkpoint that it is made of
-            _export(run, looper.state.params)
+            export(run, looper.state.params)
     return ending
 
 
-def _export(run: Run, params: Any) -> None:
+def export(run: Learner, params: Any) -> None:
     """The trained model in the dtype of the folder that it came from."""
     out = run.output / folder.MODEL
     if not out.exists():  # a run that had ended before is not written again
@@ -160,7 +160,7 @@ class _Loop:
                 total_steps=self.total,
                 start_step=self.first,
                 tensorboard=numbers.tensorboard,
-                wandb=_wandb(numbers, run),
+                wandb=wandb(numbers, run),
                 bar=numbers.bar,
             )
         )
@@ -230,7 +230,7 @@ class _Loop:
         if row is None:
             return
         assert self.pushed is not None
-        if not _is_finite(row.metrics):
+        if not is_finite(row.metrics):
             self.log.discard()  # the step after it has learnt nothing
             raise NonFinite(self._stop(row))
         unplanned = self.programs.unplanned + self.eval_programs.unplanned
@@ -245,7 +245,7 @@ class _Loop:
         meta = {"loop": self.task.loop, "step": before, "config": flags.values(self._config)}
         saved = ""
         if before > 0:
-            sound = State(self.state.step, self.state.params, self.state.opt_state, _true(run))
+            sound = State(self.state.step, self.state.params, self.state.opt_state, true(run))
             self.session.checkpoints.save(before, sound, meta, wait=True)
             saved = "the state before it is saved, and "
         return (
@@ -290,15 +290,15 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
-def _true(run: Run) -> jax.Array:
+def true(run: Learner) -> jax.Array:
     return place.everywhere(run.mesh, np.ones((), bool))
 
 
-def _is_finite(metrics: Mapping[str, float]) -> bool:
+def is_finite(metrics: Mapping[str, float]) -> bool:
     return all(math.isfinite(metrics[x]) for x in ("loss/total_nats", "optim/gradient_norm"))
 
 
-def _wandb(numbers: configs.Log, run: Run) -> dict[str, Any] | None:
+def wandb(numbers: configs.Log, run: Learner) -> dict[str, Any] | None:
     if numbers.wandb_project is None:
         return None
     return {"project": numbers.wandb_project, "name": run.output.name}

@@ -20,7 +20,7 @@ import yaml
 
 from star_jax.train import flags, processes
 from star_jax.train.config import Distributed, Training
-from star_jax.train.setup import Run
+from star_jax.train.setup import Learner
 from star_jax.version import __version__
 
 CONFIG, RUN, CHECKPOINTS, MODEL = "config.yaml", "run.json", "checkpoints", "model"
@@ -51,7 +51,7 @@ FREE = (
 _BEGUN = (CONFIG, f"{CONFIG}.part", f"{RUN}.part")
 
 
-def claim(run: Run, loop: str) -> None:
+def claim(run: Learner, loop: str) -> None:
     """Make the folder, or find the same run in it; ValueError for anything else."""
     problem = None
     if jax.process_index() == 0:
@@ -68,7 +68,7 @@ def claim(run: Run, loop: str) -> None:
     processes.agree(problem)
 
 
-def _made(run: Run, loop: str) -> str | None:
+def _made(run: Learner, loop: str) -> str | None:
     problem = _problem(run, loop)
     if problem is None and not (run.output / RUN).is_file():
         run.output.mkdir(parents=True, exist_ok=True)
@@ -77,23 +77,22 @@ def _made(run: Run, loop: str) -> str | None:
     return problem
 
 
-def is_done(run: Run) -> bool:
+def is_done(run: Learner) -> bool:
     """Whether its last checkpoint and its model are there: each has its name when it is whole."""
-    last = run.output / CHECKPOINTS / str(run.train.feed.steps)
-    return last.is_dir() and (run.output / MODEL).is_dir()
+    has_last = run.last_step is None or (run.output / CHECKPOINTS / str(run.last_step)).is_dir()
+    return has_last and (run.output / MODEL).is_dir()
 
 
-def _identity(run: Run, loop: str) -> dict[str, Any]:
+def _identity(run: Learner, loop: str) -> dict[str, Any]:
     return {
         "loop": loop,
-        "train_hash": run.train.hash,
-        "eval_hash": None if run.eval is None else run.eval.hash,
+        **run.hashes,
         "tokenizer_hash": run.tokenizer.hash,
         "star_jax": __version__,
     }
 
 
-def _problem(run: Run, loop: str) -> str | None:
+def _problem(run: Learner, loop: str) -> str | None:
     output = run.output
     if not output.exists():
         return None
@@ -120,7 +119,7 @@ def _problem(run: Run, loop: str) -> str | None:
     return _other_value(run)
 
 
-def _other_value(run: Run) -> str | None:
+def _other_value(run: Learner) -> str | None:
     path = run.output / CONFIG
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     held = flags.values(flags.decode(type(run.config), raw, f"{path}: "))

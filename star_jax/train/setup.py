@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from star_jax import models
 from star_jax.data import doctor, encode, template
 from star_jax.data.encode import Examples, Tokenizer
-from star_jax.data.feed import Feed
+from star_jax.data.feed import Feed, Shape
 from star_jax.models import attention, hf, layout, lora, sharding, tensorfile
 from star_jax.models.config import Qwen3Config
 from star_jax.train import boards, loss, place, state
@@ -59,11 +59,11 @@ class Student:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Student):
+class Learner(Student):
+    """A student, what it reads with, and how it is optimized."""
+
     tokenizer: Tokenizer
     template_hash: str
-    train: Rows
-    eval: Rows | None
     rate: Callable[[Any], Any]
     optimizer: optax.GradientTransformationExtraArgs
 
@@ -83,9 +83,38 @@ class Run(Student):
     def output(self) -> Path:
         return Path(self.config.output)
 
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        """Of the rows that a run is about, by name: train_hash, eval_hash."""
+        raise NotImplementedError
 
-def open(config: Training) -> Run:
-    """Read everything that is small, look at every row; ValueError where something is amiss."""
+    @property
+    def last_step(self) -> int | None:
+        """The step of the last checkpoint; None where only the run itself finds out."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Learner):
+    """One over rows that are known from the start."""
+
+    train: Rows
+    eval: Rows | None
+
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        return {
+            "train_hash": self.train.hash,
+            "eval_hash": None if self.eval is None else self.eval.hash,
+        }
+
+    @property
+    def last_step(self) -> int | None:
+        return self.train.feed.steps
+
+
+def student(config: Training) -> tuple[Student, Tokenizer]:
+    """The model's sizes and its tokenizer; ValueError where they or the mesh will not do."""
     mesh = make_mesh(config.compute.mesh, "compute.mesh")
     model = hf.read_config(Path(config.model))
     tokenizer = Tokenizer(config.model)
@@ -101,9 +130,11 @@ def open(config: Training) -> Run:
         )
     sharding.param_shardings(model, mesh)  # refuses what does not divide
     boards.check(wandb=config.log.wandb_project is not None)
-    train, evaluation = rows(config, tokenizer, mesh)
-    check_attention(config, model, [train] if evaluation is None else [train, evaluation])
-    steps = train.feed.steps
+    return Student(config=config, mesh=mesh, model=model), tokenizer
+
+
+def optimized(config: Training, steps: int) -> dict[str, Any]:
+    """`rate` and `optimizer` of a Learner that takes so many steps."""
     optimizer, schedule = config.optimizer, config.schedule
     rate = state.learning_rate(
         optimizer.learning_rate,
@@ -119,23 +150,31 @@ def open(config: Training) -> Run:
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
     )
+    return {"rate": rate, "optimizer": adamw}
+
+
+def open(config: Training) -> Run:
+    """Read everything that is small, look at every row; ValueError where something is amiss."""
+    made, tokenizer = student(config)
+    train, evaluation = rows(config, tokenizer, made.mesh)
+    files = [train] if evaluation is None else [train, evaluation]
+    check_attention(config, made.model, {shape for one in files for shape in one.feed.shapes()})
     return Run(
         config=config,
-        mesh=mesh,
-        model=model,
+        mesh=made.mesh,
+        model=made.model,
         tokenizer=tokenizer,
         template_hash=template.fingerprint(config.model),
         train=train,
         eval=evaluation,
-        rate=rate,
-        optimizer=adamw,
+        **optimized(config, train.feed.steps),
     )
 
 
-def check_attention(config: Training, model: Qwen3Config, files: Sequence[Rows]) -> None:
+def check_attention(config: Training, model: Qwen3Config, shapes: Iterable[Shape]) -> None:
     """ValueError where the backend that was asked for cannot take the rows as they will come."""
     backend, dtype = config.compute.attention, hf.as_dtype(config.compute.dtype)
-    for shape in {shape for one in files for shape in one.feed.shapes()}:
+    for shape in shapes:
         q_BTNH = (shape.rows, shape.tokens, model.num_heads, model.head_dim)
         try:
             attention.choose(backend, jax.ShapeDtypeStruct(q_BTNH, dtype))
@@ -237,7 +276,7 @@ def placed(shapes: Any, at: Any) -> Any:
     )
 
 
-def fresh(run: Run) -> state.State:
+def fresh(run: Learner) -> state.State:
     """The state before the first step."""
     if (adapters := run.config.lora.build()) is not None:
         key = jax.random.key(run.config.seed)
