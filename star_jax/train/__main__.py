@@ -1,12 +1,13 @@
-"""python -m star_jax.train sft|ckd [--config FILE] [--section.key value] [--dry-run]
+"""python -m star_jax.train sft|ckd|rl [--config FILE] [--section.key value] [--dry-run]
 
     sft   cross-entropy with the targets of the rows
     ckd   distillation from a teacher, live or from its cache
+    rl    the policy answers, a graded reward judges, groups are compared
           without a word: a tour of the program on a tiny random model, on this machine
 
-`sft --help` and `ckd --help` list every key. Exit status: 0 done, 1 a fault of the program or of
-the machine, 2 a mistake in what was asked for, 3 a loss that is not finite, 75 stopped by SIGTERM
-and saved (the same command goes on), 130 the same by Ctrl-C.
+LOOP --help lists every key. Exit status: 0 done, 1 a fault of the program or of the machine, 2 a
+mistake in what was asked for, 3 a loss that is not finite, 4 no samples that rl could learn from,
+75 stopped by SIGTERM and saved (the same command goes on), 130 the same by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import Any
 
 from star_jax.train import devices
 
-OK, FAULT, MISTAKE, NON_FINITE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75, 130
+OK, FAULT, MISTAKE, NON_FINITE, NOTHING, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 75, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """→ the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     match given:
-        case ["sft" | "ckd" as loop, *rest]:
+        case ["sft" | "ckd" | "rl" as loop, *rest]:
             from star_jax.train import processes
 
             try:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(__doc__)
             return OK
         case [word, *_] if not word.startswith("-"):
-            print(f"star_jax.train: {word}: is no command: use sft or ckd", file=sys.stderr)
+            print(f"star_jax.train: {word}: is no command: use sft, ckd or rl", file=sys.stderr)
             return MISTAKE
     return _tour(given)
 
@@ -96,7 +97,7 @@ def _train(loop: str, argv: list[str]) -> int:
     from star_jax.train import config as configs
     from star_jax.train import flags, processes
 
-    kind: Any = configs.Sft if loop == "sft" else configs.Ckd
+    kind: Any = {"sft": configs.Sft, "ckd": configs.Ckd, "rl": configs.Rl}[loop]
     if "-h" in argv or "--help" in argv:
         print(f"python -m star_jax.train {loop}: {kind.__doc__}\n\n{flags.help_text(kind)}")
         return OK
@@ -123,7 +124,7 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     """The session that is to go on; None where a preview was all that was asked for."""
     import jax
 
-    from star_jax.train import ckd, fit, preview, processes, sft
+    from star_jax.train import ckd, fit, preview, processes, rl, sft
 
     if config.compute.cpu_devices > 1:
         devices.split_cpu(config.compute.cpu_devices)
@@ -131,6 +132,10 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     processes.join(others.mode, others.coordinator, others.processes, others.process)
     if jax.process_index() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first one says the same
+    if loop == "rl":
+        with processes.together():
+            run = rl.open(config)
+        return rl.begin(run)
     with processes.together():
         task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
     if is_dry:
@@ -145,15 +150,19 @@ def _go_on(session: Any) -> int:
     """From here on a mistake is ours, and keeps its traceback."""
     import jax
 
-    from star_jax.train import fit
+    from star_jax.train import fit, rl
 
-    output = session.task.run.output
+    is_rl = isinstance(session, rl.Session)
+    output = (session.run if is_rl else session.task.run).output
     try:
-        ending = fit.go_on(session)
+        ending = rl.go_on(session) if is_rl else fit.go_on(session)
     except fit.NonFinite as error:
         if jax.process_index() == 0:
             print(f"star_jax.train: {error}", file=sys.stderr)
         return NON_FINITE
+    except (rl.Starved, rl.Apart) as error:
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return NOTHING
     except OSError as error:  # a disk that is full is not ours
         if jax.process_count() > 1:
             raise  # so that the others hear of it

@@ -9,7 +9,6 @@ Everything a token brings along lies where the token's prediction is made, in ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -34,18 +33,6 @@ class Micro(NamedTuple):
     acted: Acted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """What is added to the policy's loss, and how tokens count."""
-
-    per: policy.Per = "token"
-    length: float | None = None  # the divisor of "fixed"
-    kl: float = 0.0
-    estimator: policy.Estimator = "k2"
-    clamp: float | None = 10.0
-    entropy: float = 0.0
-
-
 def rl(
     params: Any,
     micro: Micro,
@@ -54,44 +41,30 @@ def rl(
     *,
     forward: Forward,
     objective: policy.Objective,
-    weights: Weights,
 ) -> Sums:
-    """Σ weight · (policy loss + kl · KL(policy, reference) - entropy bonus)."""
+    """Σ weight · the objective's loss of a token, and the count to divide it by."""
     tokens, acted = micro
     logp_BT, entropy_BT = _said(params, tokens, fixed, targets, forward)
-    mask_BT, segment_BT = tokens.weight_BT > 0, tokens.segment_BT
+    mask_BT = tokens.weight_BT > 0
     # The first update of a rollout is taken by the policy that it began with: the ratio is 1.
     old_BT = jnp.where(jnp.isnan(acted.old_BT), jax.lax.stop_gradient(logp_BT), acted.old_BT)
-    policy_BT, told = policy.terms(
+    loss_BT, told = policy.terms(
         logp_BT,
         old_BT,
         acted.advantage_BT,
         mask_BT,
         objective,
-        segment_BT=segment_BT,
-        sampled_logp_BT=acted.sampled_BT,
+        ref_logp_BT=acted.ref_BT if objective.kl_weight else None,
+        sampler_logp_BT=acted.sampled_BT,
+        entropy_BT=entropy_BT,
+        segment_BT=tokens.segment_BT,
     )
-    value_BT = policy_BT - weights.entropy * entropy_BT
-    if weights.kl:  # else there may be no reference
-        kl_BT = policy.kl_terms(
-            logp_BT, acted.ref_BT, mask_BT, weights.estimator, clamp=weights.clamp
-        )
-        value_BT += weights.kl * kl_BT
-        told = {**told, "kl_nats": kl_BT}
-    weight_BT, count = policy.weights(
-        mask_BT, weights.per, length=weights.length, segment_BT=segment_BT
-    )
+    weight_BT, count = objective.weights(mask_BT, segment_BT=tokens.segment_BT)
 
     def add_up(x_BT: jax.Array) -> jax.Array:
-        return jnp.sum(weight_BT * jnp.where(mask_BT, x_BT, 0))
+        return jnp.sum(weight_BT * x_BT)
 
-    metrics = {
-        "policy/loss": policy_BT,
-        "policy/entropy_nats": entropy_BT,
-        **{f"policy/{name}": x_BT for name, x_BT in told.items()},
-    }
-    sums = {name: add_up(jax.lax.stop_gradient(x_BT)) for name, x_BT in metrics.items()}
-    return add_up(value_BT), (count, sums)
+    return add_up(loss_BT), (count, {name: add_up(x_BT) for name, x_BT in told.items()})
 
 
 def score(

@@ -21,6 +21,9 @@ from star_jax.train.step import Mean
 
 Dtype = Literal["bfloat16", "float32"]
 Joining = Literal["auto", "on", "off"]
+PolicyPreset = Literal[
+    "star", "star_code", "star_paper", "grpo", "dr_grpo", "dapo", "gspo", "cispo"
+]
 Preset = Literal["star", "verl", "nemo", "trl_server", "sdft", "gkd"]
 
 
@@ -337,25 +340,62 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The objective; formulas are in docs/methods.md."""
+    """A preset, and what is to be different from it: null leaves it as the preset has it."""
 
-    advantage: policy.AdvantageKind = "group_norm"
-    kind: policy.Kind = "ppo"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    per: policy.Per = "token"  # token, sequence, fixed or micro: how tokens count
+    preset: PolicyPreset = "star"  # star, star_code, star_paper, grpo, dr_grpo, dapo, …
+    advantage: policy.AdvantageKind | None = None  # null: dr_grpo of dr_grpo, else group_norm
+    kind: policy.Kind | None = None  # ppo, gspo, cispo or sapo
+    clip_low: float | None = None  # the ratio is held above 1 - this
+    clip_high: float | None = None  # and below 1 + this
+    dual_clip: float | None = None  # where the advantage is negative, the most loss per its size
+    per: policy.Per | None = None  # token, sequence, fixed or micro: how tokens count
     length: float | None = None  # of fixed: the tokens that a sequence is divided by
-    kl: float = 1e-3  # weight of the KL to the model that training began with; 0: no reference
-    estimator: policy.Estimator = "k2"
-    clamp: float | None = 10.0  # of the KL's estimate
-    entropy: float = 0.0  # weight of the entropy bonus
+    kl_weight: float | None = None  # of the KL to the model that training began with
+    kl_estimator: policy.Estimator | None = None  # k1, k2, k3, abs or k3+
+    kl_clamp: float | None = None  # nats that no token's KL exceeds
+    entropy_weight: float | None = None  # nats of entropy are worth this much loss
+    importance: policy.Mode | None = None  # sampler → trainer
     learn_unfinished: bool = True  # answers that ran into max_new_tokens too, as STAR does
 
-    def __post_init__(self) -> None:
-        at_least("policy.kl", self.kl, 0)
-        if (self.per == "fixed") != (self.length is not None):
-            raise ValueError("policy.length: goes with policy.per fixed: give both or neither")
+    @property
+    def advantages(self) -> policy.AdvantageKind:
+        return self.advantage or ("dr_grpo" if self.preset == "dr_grpo" else "group_norm")
+
+    def build(self, max_new_tokens: int) -> policy.Objective:
+        """The objective of arrays; a ValueError says what does not go together."""
+        apart = ("preset", "advantage", "clip_low", "clip_high", "learn_unfinished")
+        given: dict[str, Any] = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in apart and value is not None
+        }
+        made: dict[str, Any] = {**_policy_preset(self.preset, max_new_tokens), **given}
+        low, high = made.get("clip", (0.2, 0.2))
+        low = low if self.clip_low is None else self.clip_low
+        high = high if self.clip_high is None else self.clip_high
+        made["clip"] = (low, high)
+        return policy.Objective(**made)
+
+
+def _policy_preset(name: PolicyPreset, max_new_tokens: int) -> dict[str, Any]:
+    presets = policy.presets
+    match name:
+        case "star":
+            return {**presets.star(), "per": "token"}  # however a batch is cut
+        case "star_code":
+            return presets.star()
+        case "star_paper":
+            return presets.star_paper()
+        case "grpo":
+            return presets.grpo()
+        case "dr_grpo":
+            return presets.dr_grpo(max_new_tokens)
+        case "dapo":
+            return presets.dapo()
+        case "gspo":
+            return presets.gspo()
+        case "cispo":
+            return presets.cispo()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,6 +433,18 @@ class Rl(Training):
             raise ValueError(
                 f"rollout.max_new_tokens: is {self.rollout.max_new_tokens}, a row has "
                 f"{self.data.max_tokens} tokens: raise data.max_tokens"
+            )
+        if self.data.max_targets is not None:
+            raise ValueError(
+                "data.max_targets: answers end at rollout.max_new_tokens: leave it out"
+            )
+        try:
+            self.policy.build(self.rollout.max_new_tokens)
+        except ValueError as error:
+            raise ValueError(f"policy: {error}") from error
+        if self.batch.mean != "tokens":
+            raise ValueError(
+                f"batch.mean: is {self.batch.mean}: RL goes by policy.per: leave it out"
             )
 
 

@@ -80,8 +80,8 @@ def load(
         where = f"{path}:{one.line}"
         if len(one.ids) > longest:
             raise ValueError(
-                f"{where}: the prompt has {len(one.ids)} tokens, there is room for {longest} beside "
-                "the new ones: raise data.max_tokens, or leave the row out"
+                f"{where}: the prompt has {len(one.ids)} tokens, there is room for {longest} "
+                "beside the new ones: raise data.max_tokens, or leave the row out"
             )
         try:
             score(one.label, one.label, one.tools)

@@ -39,7 +39,8 @@ class Starved(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One sample and what it is worth."""
+    """One sample and what it is worth. What the trainer says of it is known of those that are
+    trained on now."""
 
     tokens: np.ndarray  # int32
     logps: np.ndarray  # float32, the sampler's, at temperature 1
@@ -50,6 +51,9 @@ class Answer:
     answer: float
     kind: str  # what decided the reward, in a word
     why: str
+    advantage: float | None = None
+    old_logps: np.ndarray | None = None  # float32, the trainer's, as the rollout begins
+    ref_logps: np.ndarray | None = None  # float32, the reference's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,12 +212,14 @@ COLUMNS = {
     "use": pa.string(),
     "tokens": pa.list_(pa.int32()),
     "logps": pa.list_(pa.float32()),
+    "old_logps": pa.list_(pa.float32()),
+    "ref_logps": pa.list_(pa.float32()),
 }
 
 
-def write(path: Path, rollout: Rollout, prompts: Prompts, advantages: dict[int, Any]) -> None:
-    """Whole or not at all; `advantages` are a group's by its place."""
-    rows = list(_rows(rollout, prompts, advantages))
+def write(path: Path, rollout: Rollout, prompts: Prompts) -> None:
+    """Whole or not at all."""
+    rows = list(_rows(rollout, prompts))
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()}
     meta = {"star_jax.format": FORMAT, "star_jax.next_place": str(rollout.next_place)}
     table = pa.table(columns).replace_schema_metadata(meta)
@@ -226,13 +232,10 @@ def write(path: Path, rollout: Rollout, prompts: Prompts, advantages: dict[int, 
     part.replace(path)
 
 
-def _rows(
-    rollout: Rollout, prompts: Prompts, advantages: dict[int, Any]
-) -> Iterator[dict[str, Any]]:
+def _rows(rollout: Rollout, prompts: Prompts) -> Iterator[dict[str, Any]]:
     for group in rollout.groups:
         row = prompts.rows[group.prompt]
         for sample, answer in enumerate(group.answers):
-            worth = advantages.get(group.place)
             calls = [[call.name, call.arguments] for call in chat.parse(answer.text).calls]
             yield {
                 "rollout": rollout.number,
@@ -252,11 +255,13 @@ def _rows(
                 "answer": answer.answer,
                 "kind": answer.kind,
                 "why": _clean(answer.why),
-                "advantage": None if worth is None else float(worth[sample]),
+                "advantage": answer.advantage,
                 "end": answer.end,
                 "use": group.use,
                 "tokens": answer.tokens,
                 "logps": answer.logps,
+                "old_logps": answer.old_logps,
+                "ref_logps": answer.ref_logps,
             }
 
 
@@ -307,4 +312,11 @@ def _answer_of(row: dict[str, Any]) -> Answer:
         answer=row["answer"],
         kind=row["kind"],
         why=row["why"],
+        advantage=row["advantage"],
+        old_logps=_floats(row["old_logps"]),
+        ref_logps=_floats(row["ref_logps"]),
     )
+
+
+def _floats(values: list[float] | None) -> np.ndarray | None:
+    return None if values is None else np.array(values, np.float32)

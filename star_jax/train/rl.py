@@ -1,0 +1,406 @@
+"""RL with a graded reward: the policy answers, answers are judged, groups are compared.
+
+    rollout r    prompts → samples → rewards → groups kept → advantages, log-probs → its file
+    updates      every sample of it once (rollout.epochs times), `batch.examples` a step
+
+Step s belongs to rollout s // U, U being the updates of a full rollout. A rollout's file is written
+before its first update and holds all that its updates need, so that a run goes on from any step:
+the state is the parameters and the optimizer's, everything else is in files or follows from the
+seed and the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from star_jax import models, rewards
+from star_jax.data import template
+from star_jax.models import hf, lora
+from star_jax.rewards import path as paths
+from star_jax.sampler import Sampler
+from star_jax.train import (
+    acting,
+    fit,
+    flags,
+    folder,
+    loss,
+    place,
+    policy,
+    prompts,
+    rollouts,
+    setup,
+    telling,
+)
+from star_jax.train import step as steps
+from star_jax.train.checkpoint import Checkpoints
+from star_jax.train.config import Rl
+from star_jax.train.fit import Ending, NonFinite
+from star_jax.train.learning import Lesson, Scorer
+from star_jax.train.log import Log, Row
+from star_jax.train.processes import Signals
+from star_jax.train.prompts import Prompts
+from star_jax.train.rollouts import Asker, Rollout, Starved
+from star_jax.train.state import State
+from star_jax.train.step import Programs
+
+log = logging.getLogger(__name__)
+
+ROLLOUTS = "rollouts"
+__all__ = ["Apart", "RlRun", "Session", "Starved", "begin", "go_on", "kept", "open", "reward_of"]
+
+
+class Apart(RuntimeError):
+    """The sampler and the trainer do not agree on what a token's probability is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlRun(setup.Learner):
+    config: Rl
+    prompts: Prompts
+    score: prompts.Reader
+    objective: policy.Objective
+
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        return {"train_hash": self.prompts.hash, "eval_hash": None}
+
+    @property
+    def places(self) -> int:
+        return round(self.config.schedule.epochs * len(self.prompts))
+
+    @property
+    def updates(self) -> int:
+        """Steps of a full rollout."""
+        return _updates(self.config, self.config.rollout.prompts)
+
+    @property
+    def steps(self) -> int:
+        """Of a run whose groups are all kept; fewer where some are not."""
+        return _steps(self.config, len(self.prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    run: RlRun
+    checkpoints: Checkpoints
+    state: State | None  # None where all is done
+    base: Any  # the frozen parameters under adapters, else None
+    reference: Any  # the parameters that training began with, else None
+
+
+def open(config: Rl) -> RlRun:
+    """ValueError where configuration, model, reward or rows will not do."""
+    if jax.process_count() > 1:
+        raise ValueError("rl: runs in one process for now: start one, with all devices to itself")
+    if config.data.eval is not None:
+        raise ValueError("data.eval: rl has no evaluation yet: leave it out")
+    student, tokenizer = setup.student(config)
+    score = reward_of(config)
+    found = prompts.load(
+        config.data.train,
+        tokenizer,
+        template.load(config.model),
+        score,
+        longest=config.data.max_tokens - config.rollout.max_new_tokens,
+        keep_reasoning=config.data.keep_reasoning,
+        skip_bad=config.data.skip_bad,
+    )
+    if round(config.schedule.epochs * len(found)) == 0:
+        raise ValueError(
+            f"schedule.epochs: {config.schedule.epochs} of {len(found)} prompts is less than one"
+        )
+    return RlRun(
+        config=config,
+        mesh=student.mesh,
+        model=student.model,
+        tokenizer=tokenizer,
+        template_hash=template.fingerprint(config.model),
+        prompts=found,
+        score=score,
+        objective=config.policy.build(config.rollout.max_new_tokens),
+        **setup.optimized(config, _steps(config, len(found))),
+    )
+
+
+def _steps(config: Rl, prompts: int) -> int:
+    """Rollout by rollout: a batch does not reach over their ends."""
+    whole, rest = divmod(round(config.schedule.epochs * prompts), config.rollout.prompts)
+    steps = whole * _updates(config, config.rollout.prompts) + _updates(config, rest)
+    return steps if config.schedule.max_steps is None else min(steps, config.schedule.max_steps)
+
+
+def _updates(config: Rl, groups: int) -> int:
+    samples = groups * config.rollout.samples * config.rollout.epochs
+    return -(-samples // config.batch.examples)
+
+
+def reward_of(config: Rl) -> prompts.Reader:
+    """(generation, label, tools) → Reward."""
+    name = config.reward.function
+    known = {"simrl": rewards.simrl, "binary": rewards.binary, "toolrl": rewards.toolrl}
+    try:
+        function: Any = known[name] if name in known else paths.load(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ValueError(
+            f"reward.function: {error}: give simrl, binary, toolrl or a dotted path"
+        ) from error
+    return functools.partial(function, compat=config.reward.compat)
+
+
+def begin(run: RlRun) -> Session:
+    """ValueError where the folder holds something else."""
+    folder.claim(run, "rl")
+    keep = run.config.checkpoint
+    checkpoints = Checkpoints(
+        run.output / folder.CHECKPOINTS, keep_last=keep.keep_last, keep_best=keep.keep_best
+    )
+    if folder.is_done(run):
+        log.info("%s: is trained already", run.output)
+        return Session(run=run, checkpoints=checkpoints, state=None, base=None, reference=None)
+    latest = checkpoints.latest()
+    with jax.set_mesh(run.mesh):
+        if latest is None:
+            state = setup.fresh(run)
+        else:
+            log.info("going on from step %d of %s", latest, run.output)
+            state = fit.restored(run, checkpoints, latest)
+        base, reference = setup.base(run), None
+        if run.objective.kl_weight:
+            # Under adapters the frozen parameters are the reference.
+            reference = base if base is not None else _beginning(run)
+        return Session(
+            run=run, checkpoints=checkpoints, state=state, base=base, reference=reference
+        )
+
+
+def _beginning(run: RlRun) -> Any:
+    config = run.config
+    return models.load(config.model, dtype=config.compute.dtype, mesh=run.mesh).params
+
+
+def go_on(session: Session) -> Ending:
+    """Train until the prompts are used up, or until a signal."""
+    if session.state is None:
+        return None
+    run = session.run
+    with ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(run.mesh))
+        looper = _Loop(session, session.state, stack)
+        ending = looper.run()
+        if ending is None:
+            session.checkpoints.wait()
+            fit.export(run, looper.state.params)
+    return ending
+
+
+class _Loop:
+    def __init__(self, session: Session, state: State, stack: ExitStack) -> None:
+        self.session, self.state = session, state
+        self.run_ = run = session.run
+        config = run.config
+        self.first = int(state.step)
+        function = functools.partial(acting.rl, forward=run.forward, objective=run.objective)
+        made = steps.make_step(
+            function, run.optimizer, run.rate, clip_norm=config.optimizer.clip_norm
+        )
+        self.programs = Programs("step", made, donate=True)
+        self.own = Scorer(run.forward)
+        plain = dataclasses.replace(run.forward, lora=None)
+        self.theirs = Scorer(plain)
+        self.sampler: Sampler | None = None
+        self.signals = stack.enter_context(Signals())
+        stack.enter_context(session.checkpoints)
+        numbers = config.log
+        self.log = stack.enter_context(
+            Log(
+                run.output,
+                total_steps=run.steps,
+                start_step=self.first,
+                tensorboard=numbers.tensorboard,
+                wandb=fit.wandb(numbers, run),
+                bar=numbers.bar,
+            )
+        )
+        self.asker = Asker(
+            prompts=run.prompts,
+            seed=config.seed,
+            places=run.places,
+            ask=self._ask,
+            decode=run.tokenizer.decode,
+            score=run.score,
+            keep=functools.partial(kept, config),
+            most_batches=config.rollout.most_batches,
+        )
+        self.saved = self.first
+
+    def run(self) -> Ending:
+        run = self.run_
+        number, done = divmod(self.first, run.updates)
+        while int(self.state.step) < run.steps:
+            rollout = self._rollout(number, is_begun=done > 0)
+            if rollout is None:
+                break
+            signal = self._learn(rollout, done)
+            if signal:
+                return signal
+            number, done = number + 1, 0
+        self._save()
+        return None
+
+    # A rollout
+
+    def _path(self, number: int) -> Path:
+        return self.run_.output / ROLLOUTS / f"{number:06d}.parquet"
+
+    def _rollout(self, number: int, *, is_begun: bool) -> Rollout | None:
+        """The rollout of that number, from its file where it has one; None where no prompt is left
+        that has something to teach."""
+        run, path = self.run_, self._path(number)
+        if path.is_file():
+            return rollouts.read(path, run.prompts)
+        if is_begun:
+            raise ValueError(
+                f"{path}: is missing, and step {self.first} is in its middle: restore it, or move "
+                f"the newest of {self.session.checkpoints.folder} away"
+            )
+        start, carried = 0, ()
+        if number > 0:
+            before = rollouts.read(self._path(number - 1), run.prompts)
+            start, carried = before.next_place, before.carried
+        rollout = self.config.rollout
+        least = -(-rollout.slots // rollout.samples)
+        made = rollouts.fill(self.asker, number, start, carried, rollout.prompts, least)
+        if not made.chosen:
+            return None
+        made = self._judged(made)
+        rollouts.write(path, made, run.prompts)
+        return made
+
+    @property
+    def config(self) -> Rl:
+        return self.run_.config
+
+    def _ask(self, rows: Any, names: Any, number: int) -> Any:
+        run, how = self.run_, self.config.rollout
+        params = self.state.params
+        if (adapters := run.config.lora.build()) is not None:
+            params = lora.attach(run.model, self.session.base, params, adapters)
+        if self.sampler is None:
+            self.sampler = Sampler(
+                models.Model(run.model, params),
+                slots=how.slots,
+                max_len=self.config.data.max_tokens,
+                dtype=hf.as_dtype(self.config.compute.dtype),
+                backend=self.config.compute.attention,
+            )
+        else:
+            self.sampler.load_params(params)
+        return self.sampler.generate(
+            [row.ids for row in rows],
+            how.samples,
+            names=names,
+            max_new_tokens=how.max_new_tokens,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            min_p=how.min_p,
+            stop_ids=(run.tokenizer.end_of_turn,),
+            seed=self.config.seed,
+            step=number,
+        )
+
+    def _judged(self, rollout: Rollout) -> Rollout:
+        """With advantages and log-probs of what is trained on now."""
+        lesson = Lesson(self.run_, self.run_.prompts, rollout)
+        advantages = policy.advantages(
+            np.stack([group.rewards for group in rollout.chosen]),
+            kind=self.config.policy.advantages,
+        )
+        fixed = self._fixed(0)
+        old = self.own.log_probs(lesson, self.state.params, fixed)
+        gap = telling.gap(rollout, old)
+        if gap.mean > (limit := self.config.rollout.gap_limit):
+            raise Apart(
+                f"rollout {rollout.number}: the sampler's log-probs are {gap.mean:.3g} nats from "
+                f"the trainer's on average, {gap.most:.3g} at most; rollout.gap_limit is {limit}: "
+                "compute in float32, or raise it if the difference is that of the precision"
+            )
+        ref = None
+        if self.session.reference is not None:
+            ref = self.theirs.log_probs(lesson, self.session.reference, fixed)
+        return lesson.judged(np.asarray(advantages), old, ref)
+
+    # Its updates
+
+    def _learn(self, rollout: Rollout, done: int) -> Ending:
+        run = self.run_
+        lesson = Lesson(run, run.prompts, rollout)
+        told = telling.numbers(rollout, run.prompts)
+        log.info("%s", telling.line(rollout, told))
+        for number in range(done, lesson.feed.steps):
+            if int(self.state.step) >= run.steps:
+                break
+            plan, batch = lesson.batch(number, is_first=number == 0)
+            targets = plan.shape.targets
+            fixed = self._fixed(int(self.state.step))
+            self.programs.compile(self.state, batch, fixed, targets)
+            self.state, metrics = self.programs(self.state, batch, fixed, targets)
+            beside = lesson.numbers(plan) | (told if number == 0 else {})
+            step = rollout.number * run.updates + number + 1
+            self._landed(self.log.push(step, metrics | beside))
+            if signal := self.signals.ending():
+                self._save()
+                return signal if int(self.state.step) < run.steps else None
+        if int(self.state.step) - self.saved >= self.config.checkpoint.every_steps:
+            self._save()
+        return None
+
+    def _fixed(self, number: int) -> loss.Fixed:
+        seed = np.uint32((self.config.seed * 0x9E3779B1 + number) % 2**32)
+        return loss.Fixed(self.session.base, None, place.everywhere(self.run_.mesh, seed))
+
+    def _save(self) -> None:
+        """Only what is known to be sound is saved: the numbers of the last step are looked at."""
+        self._landed(self.log.sync())
+        step = int(self.state.step)
+        if step > self.saved:
+            meta = {"loop": "rl", "step": step, "config": flags.values(self.config)}
+            self.session.checkpoints.save(step, self.state, meta)
+            self.saved = step
+
+    def _landed(self, row: Row | None) -> None:
+        if row is None or fit.is_finite(row.metrics):
+            return
+        self.log.discard()
+        before = row.step - 1
+        if before > self.saved:
+            run = self.run_
+            sound = State(self.state.step, self.state.params, self.state.opt_state, fit.true(run))
+            meta = {"loop": "rl", "step": before, "config": flags.values(self.config)}
+            self.session.checkpoints.save(before, sound, meta, wait=True)
+        rollout = self._path((row.step - 1) // self.run_.updates)
+        raise NonFinite(
+            f"step {row.step}: the loss is {row.metrics['loss/total_nats']}, the gradient's norm "
+            f"{row.metrics['optim/gradient_norm']}: its samples are among those of {rollout}; the "
+            "state before it is saved, and the same command replays it"
+        )
+
+
+def kept(config: Rl, rewards_PG: np.ndarray, scores_PG: np.ndarray) -> np.ndarray:
+    """Which groups are learnt from. STAR's code asks the answers' scores, its paper the rewards."""
+    rule = config.filter.rule
+    if rule == "all":
+        return np.ones(len(rewards_PG), bool)
+    asked = scores_PG if rule == "code" else rewards_PG
+    options = {"low": config.filter.low, "high": config.filter.high} if rule == "code" else {}
+    spread = {} if rule == "paper" else {"min_spread": config.filter.min_spread}
+    return np.asarray(policy.keep(asked, rule, **options, **spread))

@@ -1,0 +1,106 @@
+"""What a rollout says of itself: numbers, a line, and how far sampler and trainer are apart.
+
+Everything is split by what the label asks for, a call or words: a mean over both hid in trials that
+a policy had given up calling tools.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from star_jax import chat
+from star_jax.train.prompts import Prompts, Wanted
+from star_jax.train.rollouts import Answer, Rollout
+
+KINDS: tuple[Wanted, ...] = ("call", "words")
+
+
+class Gap(NamedTuple):
+    mean: float
+    most: float
+
+
+def gap(rollout: Rollout, old: Sequence[np.ndarray]) -> Gap:
+    """Between the trainer's log-probs and the sampler's, where the same policy said both."""
+    answers = [(group, answer) for group in rollout.chosen for answer in group.answers]
+    apart = [
+        np.abs(ours - answer.logps)
+        for (group, answer), ours in zip(answers, old, strict=True)
+        if group.drawn_at == rollout.number
+    ]
+    if not apart:
+        return Gap(0.0, 0.0)
+    whole = np.concatenate(apart)
+    return Gap(float(whole.mean()), float(whole.max()))
+
+
+def numbers(rollout: Rollout, prompts: Prompts) -> dict[str, float]:
+    """Of what this rollout's policy said, whether it is trained on or not."""
+    fresh = rollout.fresh
+    answers = [answer for group in fresh for answer in group.answers]
+    told = {
+        "rollout/groups": float(len(rollout.chosen)),
+        "rollout/prompts_asked": float(len(fresh)),
+        "rollout/groups_carried": float(len(rollout.carried)),
+    }
+    old = [a.old_logps for g in rollout.chosen for a in g.answers]
+    if all(x is not None for x in old):
+        apart = gap(rollout, [x for x in old if x is not None])
+        told |= {
+            "rollout/sampler_gap_nats": apart.mean,
+            "rollout/sampler_gap_most_nats": apart.most,
+        }
+    if not answers:
+        return told
+    flat = [group.rewards.min() == group.rewards.max() for group in fresh]
+    lengths = np.array([len(answer.tokens) for answer in answers])
+    told |= {
+        "rollout/spread_share": 1 - float(np.mean(flat)),
+        "rollout/tokens": float(lengths.mean()),
+        "rollout/unfinished_share": _share(answers, lambda a: a.end == "length"),
+        **_parts("rollout/", answers),
+    }
+    for wanted in KINDS:
+        some = [
+            answer
+            for group in fresh
+            if prompts.rows[group.prompt].wanted == wanted
+            for answer in group.answers
+        ]
+        if some:
+            told |= _parts(f"rollout/{wanted}_", some)
+    return told
+
+
+def _parts(name: str, answers: Sequence[Answer]) -> dict[str, float]:
+    return {
+        f"{name}reward": float(np.mean([answer.reward for answer in answers])),
+        f"{name}answer": float(np.mean([answer.answer for answer in answers])),
+        f"{name}valid_share": _share(answers, lambda a: a.format > 0),
+        f"{name}call_share": _share(answers, lambda a: bool(chat.parse(a.text).calls)),
+    }
+
+
+def _share(answers: Sequence[Answer], holds: Callable[[Answer], bool]) -> float:
+    return float(np.mean([holds(answer) for answer in answers]))
+
+
+def line(rollout: Rollout, told: dict[str, float]) -> str:
+    """For a person at a terminal."""
+    parts = [
+        f"rollout {rollout.number}: {len(rollout.chosen)} groups of {len(rollout.fresh)} asked"
+    ]
+    for wanted in KINDS:
+        if f"rollout/{wanted}_reward" in told:
+            reward, calls = (told[f"rollout/{wanted}_{x}"] for x in ("reward", "call_share"))
+            parts.append(f"where {wanted} is due: reward {reward:.3f}, calls in {calls:.0%}")
+    bad = Counter(
+        answer.kind for group in rollout.fresh for answer in group.answers if answer.format <= 0
+    )
+    if bad:
+        parts.append("bad format: " + ", ".join(f"{k} {n}" for k, n in bad.most_common(3)))
+    return "; ".join(parts)
