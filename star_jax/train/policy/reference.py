@@ -84,13 +84,13 @@ def _clamped(x_BT: Float[Array, "B T"], estimator: str, clamp: float | None) -> 
     if clamp is None:
         return value_BT
     is_within_BT = jnp.abs(value_BT) <= clamp
-    # NaN is not replaced: whoever made it has to see it.
     is_beyond_BT = jnp.abs(value_BT) > clamp
     limit_BT = jnp.where(value_BT > 0, clamp, -clamp)
     # Estimated once more from a harmless x, since the gradient of what overflows is NaN even
     # where another value is chosen.
     tame_BT = _estimate(jnp.where(is_within_BT, x_BT, 0), estimator)
-    return jnp.where(is_beyond_BT, limit_BT, jnp.where(is_within_BT, tame_BT, value_BT))
+    # What is neither is NaN, and stays: whoever made it has to see it.
+    return jnp.where(is_beyond_BT, limit_BT, jnp.where(is_within_BT, tame_BT, x_BT))
 
 
 def _estimate(x_BT: Float[Array, "B T"], estimator: str) -> Float[Array, "B T"]:
