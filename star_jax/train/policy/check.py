@@ -5,6 +5,8 @@ from __future__ import annotations
 import typing
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from star_jax.train.policy.objective import Objective
 
@@ -64,6 +66,21 @@ def numbers(objective: Objective) -> None:
     if not 0 <= low < high:
         raise ValueError(
             f"importance_range must hold 0 <= low < high, got {objective.importance_range}"
+        )
+
+
+def shapes(mask: Any, advantages: Any, arrays: dict[str, Any]) -> None:
+    """Whether all stand beside the mask: of equal ranks, other shapes would broadcast unseen."""
+    whole = np.shape(mask)
+    if len(whole) != 2:
+        raise ValueError(f"mask must be [B, T], got shape {whole}")
+    for name, array in arrays.items():
+        if array is not None and np.shape(array) != whole:
+            raise ValueError(f"{name} has shape {np.shape(array)} and the mask {whole}")
+    if np.shape(advantages) not in (whole, whole[:1]):
+        raise ValueError(
+            f"advantages have shape {np.shape(advantages)}: give one a row, {whole[:1]}, or one a "
+            f"token, {whole}"
         )
 
 
