@@ -20,7 +20,7 @@ ESTIMATORS: list[policy.Estimator] = ["k1", "k2", "k3"]
 POLICIES: dict[str, dict[str, Any]] = {
     "ppo_token": {},
     "ppo_seq": {"per": "sequence"},
-    "clip_higher": {"clip": (0.2, 0.28)},
+    "clip_higher": policy.presets.dapo(),
     "dual_clip": {"dual_clip": 3.0},
     "gspo": policy.presets.gspo(),
 }
@@ -207,7 +207,7 @@ def test_stars_kl_loss(peers: dict[str, Any]) -> None:
 PEER_LOSSES: dict[str, dict[str, Any]] = {
     "trl.loss.grpo(max_completion_length=8,one rank)": {"per": "sequence"},
     "trl.loss.bnpo(max_completion_length=8,one rank)": {"per": "micro"},
-    "trl.loss.dr_grpo(max_completion_length=8,one rank)": {"per": "fixed", "length": 8},
+    "trl.loss.dr_grpo(max_completion_length=8,one rank)": policy.presets.dr_grpo(length=8),
     "trl.loss.dapo(max_completion_length=8,one rank)": {"per": "token"},
     "trl.loss.cispo.eps_high5": policy.presets.cispo(above=4.0),
     "trl.loss.gspo(loss_type=grpo,is_level=sequence,eps3e-4/4e-4)": policy.presets.gspo(),
@@ -223,7 +223,7 @@ PEER_LOSSES: dict[str, dict[str, Any]] = {
     **{
         f"trl.loss.{name}+0.1*k3": {**options, "kl_weight": 0.1, "kl_estimator": "k3"}
         for name, options in {
-            "grpo": {"per": "sequence"},
+            "grpo": policy.presets.grpo(),
             "bnpo": {"per": "micro"},
             "dr_grpo": {"per": "fixed", "length": 8},
             "dapo": {"per": "token"},
@@ -306,6 +306,20 @@ def test_dpo_is_openrlhfs(peers: dict[str, Any]) -> None:
         pair = [np.array([x]) for x in (-5.0, -7.0, -6.0, -6.5)]
         value, _ = preference.dpo(*pair, beta=0.1)
     assert float(value) == pytest.approx(peers["openrlhf.dpo.beta0.1"], rel=0, abs=1e-6)
+
+
+def test_sim_rl_is_the_clipped_loss_and_a_thousandth_of_k2(peers: dict[str, Any]) -> None:
+    k2 = np.array(peers["verl.kl.k2"])
+    added = {"star": k2.sum() / 5, "star_paper": (k2[0].sum() / 3 + k2[1].sum() / 2) / 2}
+    clipped = {"star": "token", "star_paper": "seq"}
+    for name, options in {
+        "star": policy.presets.star(),
+        "star_paper": policy.presets.star_paper(),
+    }.items():
+        with jax.enable_x64(True):
+            value, _ = policy.loss(LOGP, OLD, ADV, MASK, ref_logp=REF, **options)
+        expected = peers[f"openrlhf.policy_loss.{clipped[name]}"][0] + 1e-3 * added[name]
+        assert float(value) == pytest.approx(expected, rel=0, abs=1e-8)
 
 
 def test_every_value_of_the_peers_is_tried(peers: dict[str, Any]) -> None:
