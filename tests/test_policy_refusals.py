@@ -34,6 +34,8 @@ LOGP = jnp.zeros((2, 3))
         ({"clip": (0.2, NAN)}, "clip must hold 0 <= below <= 1 and above >= 0, got"),
         ({"dual_clip": 1.0}, "dual_clip must be > 1 or None, got 1.0"),
         ({"dual_clip": 3.0, "kind": "cispo"}, "dual_clip bounds .* kind 'cispo' has none"),
+        ({"importance_range": [0.0, 2.0]}, r"importance_range must be a pair \(low, high\), got"),
+        ({"sapo_temperatures": 1.0}, r"sapo_temperatures must be a pair .*, got 1.0"),
         ({"sapo_temperatures": (1.0, 0.0)}, "sapo_temperatures must be > 0, got"),
         ({"kl_weight": -1.0}, "kl_weight must be >= 0 and finite, got -1.0"),
         ({"kl_weight": INF}, "kl_weight must be >= 0 and finite, got inf"),
