@@ -106,11 +106,19 @@ def terms(
             f"sft_weight {objective.sft_weight} is per token and needs tokens_chosen, the lengths "
             "of the chosen answers: pass them, or set sft_weight to 0"
         )
+    _check_shapes(
+        logp_chosen=logp_chosen_B,
+        logp_rejected=logp_rejected_B,
+        ref_chosen=ref_chosen_B,
+        ref_rejected=ref_rejected_B,
+        tokens_chosen=tokens_chosen_B,
+        mask=mask_B,
+    )
     here_B = jnp.ones(np.shape(logp_chosen_B), bool) if mask_B is None else jnp.asarray(mask_B) > 0
     chosen_B, rejected_B = _read(logp_chosen_B, here_B), _read(logp_rejected_B, here_B)
     gain_B = chosen_B - jax.lax.stop_gradient(_read(ref_chosen_B, here_B))
-    loss_of_rejected_B = rejected_B - jax.lax.stop_gradient(_read(ref_rejected_B, here_B))
-    h_B = gain_B - loss_of_rejected_B
+    rejected_gain_B = rejected_B - jax.lax.stop_gradient(_read(ref_rejected_B, here_B))
+    h_B = gain_B - rejected_gain_B
     beta, smoothing = objective.beta, objective.label_smoothing
     match objective.kind:
         case "sigmoid":
@@ -123,7 +131,7 @@ def terms(
         "preference/accuracy": (h_B > 0).astype(h_B.dtype),
         "preference/margin": beta * h_B,
         "preference/chosen_reward": beta * gain_B,
-        "preference/rejected_reward": beta * loss_of_rejected_B,
+        "preference/rejected_reward": beta * rejected_gain_B,
     }
     if tokens_chosen_B is not None:
         tokens_B = jnp.where(here_B, jnp.asarray(tokens_chosen_B), 1).astype(h_B.dtype)
@@ -136,6 +144,13 @@ def terms(
         for name, value_B in metrics.items()
     }
     return jnp.where(here_B, loss_B, 0), told
+
+
+def _check_shapes(**arrays: AnyArray | None) -> None:
+    """[B] against [B, 1] would be [B, B], unseen."""
+    shapes = {name: np.shape(array) for name, array in arrays.items() if array is not None}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"preferences are one number a pair, [B], of each kind; got {shapes}")
 
 
 def _read(x_B: AnyArray, here_B: Array) -> Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typing
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from star_jax.train.policy.objective import Objective
 
@@ -37,8 +39,7 @@ def average(objective: Objective, literal: Any) -> None:
 def clipping(objective: Objective) -> None:
     clip, dual = objective.clip, objective.dual_clip
     if clip is not None:
-        if not isinstance(clip, tuple) or len(clip) != 2:
-            raise ValueError(f"clip must be a pair (below 1, above 1) or None, got {clip!r}")
+        _pair("clip", clip, "(below 1, above 1) or None")
         if not (0 <= clip[0] <= 1 and clip[1] >= 0):
             raise ValueError(f"clip must hold 0 <= below <= 1 and above >= 0, got {clip}")
     if dual is not None and not dual > 1:
@@ -47,8 +48,15 @@ def clipping(objective: Objective) -> None:
         raise ValueError(
             f"dual_clip bounds the clipped losses of ppo and gspo: kind {objective.kind!r} has none"
         )
+    _pair("sapo_temperatures", objective.sapo_temperatures, "(where A > 0, elsewhere)")
     if any(not tau > 0 for tau in objective.sapo_temperatures):
         raise ValueError(f"sapo_temperatures must be > 0, got {objective.sapo_temperatures}")
+
+
+def _pair(field: str, value: Any, meaning: str) -> None:
+    """A tuple, since an objective is to be hashable."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError(f"{field} must be a pair {meaning}, got {value!r}")
 
 
 def numbers(objective: Objective) -> None:
@@ -60,10 +68,26 @@ def numbers(objective: Objective) -> None:
         value = getattr(objective, field)
         if value is not None and not value > 0:
             raise ValueError(f"{field} must be > 0 or None, got {value}")
+    _pair("importance_range", objective.importance_range, "(low, high)")
     low, high = objective.importance_range
     if not 0 <= low < high:
         raise ValueError(
             f"importance_range must hold 0 <= low < high, got {objective.importance_range}"
+        )
+
+
+def shapes(mask: Any, advantages: Any, arrays: dict[str, Any]) -> None:
+    """Whether all stand beside the mask: of equal ranks, other shapes would broadcast unseen."""
+    whole = np.shape(mask)
+    if len(whole) != 2:
+        raise ValueError(f"mask must be [B, T], got shape {whole}")
+    for name, array in arrays.items():
+        if array is not None and np.shape(array) != whole:
+            raise ValueError(f"{name} has shape {np.shape(array)} and the mask {whole}")
+    if np.shape(advantages) not in (whole, whole[:1]):
+        raise ValueError(
+            f"advantages have shape {np.shape(advantages)}: give one a row, {whole[:1]}, or one a "
+            f"token, {whole}"
         )
 
 

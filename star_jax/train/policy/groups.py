@@ -135,14 +135,14 @@ def _read(rewards_PG: Any, what: str) -> tuple[ModuleType, Any]:
 
 def _mean(xp: ModuleType, value_PG: Any, there_PG: Any) -> Any:
     """[P, 1]; 0 of nothing."""
-    count_P1 = there_PG.sum(1, keepdims=True)
+    count_P1 = there_PG.sum(1, keepdims=True).astype(value_PG.dtype)
     return value_PG.sum(1, keepdims=True) / xp.where(count_P1 == 0, 1, count_P1)
 
 
 def _std(xp: ModuleType, value_PG: Any, there_PG: Any) -> Any:
     """[P, 1], unbiased; 0 where fewer than two are there."""
     apart_PG = xp.where(there_PG, value_PG - _mean(xp, value_PG, there_PG), 0)
-    free_P1 = there_PG.sum(1, keepdims=True) - 1
+    free_P1 = there_PG.sum(1, keepdims=True).astype(value_PG.dtype) - 1
     return xp.sqrt((apart_PG**2).sum(1, keepdims=True) / xp.where(free_P1 < 1, 1, free_P1))
 
 
@@ -167,7 +167,7 @@ def _others(xp: ModuleType, value_PG: Any, there_PG: Any) -> tuple[Any, Any]:
     G = value_PG.shape[1]
     other_PGG = there_PG[:, None, :] & ~xp.eye(G, dtype=bool)[None]
     value_PGG = xp.where(other_PGG, value_PG[:, None, :], 0)
-    count_PG = other_PGG.sum(2)
+    count_PG = other_PGG.sum(2).astype(value_PG.dtype)
     mean_PG = value_PGG.sum(2) / xp.where(count_PG == 0, 1, count_PG)
     apart_PGG = xp.where(other_PGG, value_PGG - mean_PG[:, :, None], 0)
     variance_PG = (apart_PGG**2).sum(2) / xp.where(count_PG < 2, 1, count_PG - 1)

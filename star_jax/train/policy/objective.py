@@ -88,6 +88,9 @@ def terms(
         "entropy_BT": entropy_BT,
     }
     check.given(objective, beside, is_guided=guided_BT is not None)
+    beside |= {"logp_BT": logp_BT, "old_logp_BT": old_logp_BT}
+    beside |= {"guided_BT": guided_BT, "segment_BT": segment_BT}
+    check.shapes(mask_BT, advantages_B, beside)
     here_BT = jnp.asarray(mask_BT) > 0
     guided_BT = jnp.zeros_like(here_BT) if guided_BT is None else jnp.asarray(guided_BT) > 0
     sampled_BT = here_BT & ~guided_BT

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from star_jax.train.policy import check
 from star_jax.train.policy.averages import token_mean
 
 AnyArray = Array | np.ndarray
@@ -52,6 +53,7 @@ def kl_terms(
         raise ValueError(f"KL estimator must be one of {known}; got {estimator!r}")
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp of the KL must be > 0 or None, got {clamp}")
+    check.shapes(mask_BT, mask_BT, {"logp": logp_BT, "ref_logp": ref_logp_BT})
     here_BT = jnp.asarray(mask_BT) > 0
     x_BT = at_least_float32(logp_BT) - jax.lax.stop_gradient(at_least_float32(ref_logp_BT))
     x_BT = jnp.where(here_BT, x_BT, 0)
@@ -84,13 +86,13 @@ def _clamped(x_BT: Float[Array, "B T"], estimator: str, clamp: float | None) -> 
     if clamp is None:
         return value_BT
     is_within_BT = jnp.abs(value_BT) <= clamp
-    # NaN is not replaced: whoever made it has to see it.
     is_beyond_BT = jnp.abs(value_BT) > clamp
     limit_BT = jnp.where(value_BT > 0, clamp, -clamp)
     # Estimated once more from a harmless x, since the gradient of what overflows is NaN even
     # where another value is chosen.
     tame_BT = _estimate(jnp.where(is_within_BT, x_BT, 0), estimator)
-    return jnp.where(is_beyond_BT, limit_BT, jnp.where(is_within_BT, tame_BT, value_BT))
+    # What is neither is NaN, and stays: whoever made it has to see it.
+    return jnp.where(is_beyond_BT, limit_BT, jnp.where(is_within_BT, tame_BT, x_BT))
 
 
 def _estimate(x_BT: Float[Array, "B T"], estimator: str) -> Float[Array, "B T"]:
