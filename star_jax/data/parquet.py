@@ -20,11 +20,9 @@ _REMEDY = "store it as JSON text (json.dumps), for a typed column cannot hold it
 
 def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows, numbered from 1, a few at a time."""
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    import pyarrow as pa  # takes a tenth of a second, and few rows are Parquet
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name in _FIELDS]
