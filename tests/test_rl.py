@@ -17,7 +17,7 @@ from star_jax import models
 from star_jax.rewards import Reward
 from star_jax.sampler import Sampler
 from star_jax.sampler.request import Sample
-from star_jax.train import acting, config, flags, learning, rl, rollouts, setup
+from star_jax.train import acting, config, flags, learning, rl, rollouts, setup, telling
 from star_jax.train import step as steps
 from star_jax.train.prompts import Prompt, Prompts
 from star_jax.train.rollouts import Asker, Group, Rollout
@@ -319,6 +319,40 @@ def test_a_run_stops_where_sampler_and_trainer_are_apart(
     with pytest.raises(rl.Apart, match=r"rollout 0: the sampler's log-probs are 0\.\d+ nats"):
         rl.go_on(rl.begin(run))
     assert not list((run.output / "rollouts").glob("*")) or not run.output.exists()
+
+
+def test_a_reward_that_does_not_move_is_said() -> None:
+    asker = asker_of(4, 99, lambda place: True)
+    watch = telling.Watch(asker.prompts, 3)
+    rollout = rollouts.fill(asker, 0, 0, (), 4)
+    said = [
+        list(watch.look(rollout, {"rollout/words_reward": value}))
+        for value in (0.5, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 0.5)
+    ]
+    assert [len(x) for x in said] == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert "the reward where words is due has been 0.2500 for 3 rollouts" in said[3][0]
+    assert said[3][0].count("\n") == 3
+
+
+def test_a_run_that_lacks_a_rollout_says_so(folder: Path, tmp_path: Path) -> None:
+    run = opened(folder, tmp_path / "out", schedule__epochs=1)
+    rl.check_files(run, 0)
+    for step, number in ((1, 0), (2, 0), (3, 1)):
+        with pytest.raises(
+            ValueError, match=rf"{number:06d}.parquet: is missing, and the run goes"
+        ):
+            rl.check_files(run, step)
+    run.path(0).parent.mkdir(parents=True)
+    run.path(0).touch()
+    rl.check_files(run, 2)
+
+
+def test_a_preview_computes_nothing(folder: Path, tmp_path: Path) -> None:
+    run = opened(folder, tmp_path / "out")
+    text = "\n".join(rl.preview(run))
+    assert "prompts      8 of 7 to 7 tokens; 0 labels are calls, 8 words" in text
+    assert "rollouts     at most 6, of 4 groups of 4 answers; 2 updates each, 12 steps" in text
+    assert not run.output.exists()
 
 
 # Mistakes

@@ -184,6 +184,12 @@ class Rollout:
         if self.is_busy:
             self._begin_again()
 
+    def forget(self) -> None:
+        """Give back the caches' room; nothing may be going on."""
+        if self.is_busy:
+            raise RuntimeError("a rollout that is busy can't forget its state")
+        self._begin_again()
+
     def step(self) -> list[Piece]:
         pieces, self._said = self._said, []
         self._fill()

@@ -91,6 +91,12 @@ class Sampler:
         for engine in self.engines.values():
             engine.weights = weights
 
+    def rest(self) -> None:
+        """Give back the caches' room until the next call."""
+        for rollouts in self._rollouts.values():
+            for rollout in rollouts:
+                rollout.forget()
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

@@ -133,8 +133,11 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     if jax.process_index() > 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first one says the same
     if loop == "rl":
-        with processes.together():
-            run = rl.open(config)
+        run = rl.open(config)
+        if is_dry:
+            for line in rl.preview(run):
+                print(line)
+            return None
         return rl.begin(run)
     with processes.together():
         task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)

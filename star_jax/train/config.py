@@ -311,10 +311,19 @@ class Rollout:
     slots: int = 64  # samples that are decoded at once
     epochs: int = 1  # times that a rollout's samples are learnt from
     most_batches: int = 20  # batches of prompts that one rollout may ask before it gives up
+    stalled: int = 5  # rollouts in which a reward has not moved, until that is said
     gap_limit: float = 0.3  # mean distance of the sampler's log-probs to the trainer's, in nats
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "samples", "max_new_tokens", "slots", "epochs", "most_batches"):
+        for name in (
+            "prompts",
+            "samples",
+            "max_new_tokens",
+            "slots",
+            "epochs",
+            "most_batches",
+            "stalled",
+        ):
             at_least(f"rollout.{name}", getattr(self, name), 1)
         above("rollout.temperature", self.temperature, 0)
         above("rollout.gap_limit", self.gap_limit, 0)

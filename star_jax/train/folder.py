@@ -45,6 +45,10 @@ FREE = (
     "log",
     "distributed",
     "teacher.mesh",
+    "rollout.slots",
+    "rollout.most_batches",
+    "rollout.gap_limit",
+    "rollout.stalled",
 )
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 
 from star_jax import models, rewards
 from star_jax.data import template
-from star_jax.models import hf, lora
+from star_jax.models import hf, layout, lora
 from star_jax.rewards import path as paths
 from star_jax.sampler import Sampler
 from star_jax.train import (
@@ -55,7 +57,7 @@ from star_jax.train.step import Programs
 log = logging.getLogger(__name__)
 
 ROLLOUTS = "rollouts"
-__all__ = ["Apart", "RlRun", "Session", "Starved", "begin", "go_on", "kept", "open", "reward_of"]
+__all__ = ["Apart", "RlRun", "Session", "Starved", "begin", "go_on", "open", "preview"]
 
 
 class Apart(RuntimeError):
@@ -81,6 +83,10 @@ class RlRun(setup.Learner):
     def updates(self) -> int:
         """Steps of a full rollout."""
         return _updates(self.config, self.config.rollout.prompts)
+
+    def path(self, number: int) -> Path:
+        """A rollout's file."""
+        return self.output / ROLLOUTS / f"{number:06d}.parquet"
 
     @property
     def steps(self) -> int:
@@ -167,6 +173,8 @@ def begin(run: RlRun) -> Session:
         log.info("%s: is trained already", run.output)
         return Session(run=run, checkpoints=checkpoints, state=None, base=None, reference=None)
     latest = checkpoints.latest()
+    if latest is not None:
+        check_files(run, latest)
     with jax.set_mesh(run.mesh):
         if latest is None:
             state = setup.fresh(run)
@@ -180,6 +188,42 @@ def begin(run: RlRun) -> Session:
         return Session(
             run=run, checkpoints=checkpoints, state=state, base=base, reference=reference
         )
+
+
+def check_files(run: RlRun, step: int) -> None:
+    """ValueError where a rollout is missing that a run at this step reads."""
+    number, done = divmod(step, run.updates)
+    needed = run.path(number)
+    if done == 0 and number > 0 and not needed.is_file():
+        needed = run.path(number - 1)
+    if not needed.is_file() and step > 0 and (done > 0 or number > 0):
+        raise ValueError(
+            f"{needed}: is missing, and the run goes on from step {step}: restore it, or move "
+            f"{run.output} away and begin again"
+        )
+
+
+def preview(run: RlRun) -> Iterator[str]:
+    """What the run would do: nothing is computed, nothing is written."""
+    config, how = run.config, run.config.rollout
+    wanted = Counter(row.wanted for row in run.prompts.rows)
+    lengths = [len(row.ids) for row in run.prompts.rows]
+    yield "# python -m star_jax.train rl, resolved"
+    yield flags.to_yaml(config).rstrip()
+    yield ""
+    yield f"devices      {run.mesh.size} × {jax.devices()[0].device_kind}"
+    yield f"parameters   {layout.count(run.model):,}"
+    yield f"objective    {run.objective}"
+    yield (
+        f"prompts      {len(run.prompts):,} of {min(lengths)} to {max(lengths)} tokens; "
+        f"{wanted['call']:,} labels are calls, {wanted['words']:,} words"
+    )
+    yield (
+        f"rollouts     at most {-(-run.places // how.prompts):,}, of {how.prompts} groups of "
+        f"{how.samples} answers; {run.updates} updates each, {run.steps:,} steps in all"
+    )
+    copies = 2 + (run.objective.kl_weight > 0 and config.lora.rank == 0)
+    yield f"models       {copies} on the devices: trained, sampling" + ", reference" * (copies > 2)
 
 
 def _beginning(run: RlRun) -> Any:
@@ -241,12 +285,13 @@ class _Loop:
             most_batches=config.rollout.most_batches,
         )
         self.saved = self.first
+        self.watch = telling.Watch(run.prompts, config.rollout.stalled)
 
     def run(self) -> Ending:
         run = self.run_
         number, done = divmod(self.first, run.updates)
         while int(self.state.step) < run.steps:
-            rollout = self._rollout(number, is_begun=done > 0)
+            rollout = self._rollout(number)
             if rollout is None:
                 break
             signal = self._learn(rollout, done)
@@ -258,27 +303,18 @@ class _Loop:
 
     # A rollout
 
-    def _path(self, number: int) -> Path:
-        return self.run_.output / ROLLOUTS / f"{number:06d}.parquet"
-
-    def _rollout(self, number: int, *, is_begun: bool) -> Rollout | None:
+    def _rollout(self, number: int) -> Rollout | None:
         """The rollout of that number, from its file where it has one; None where no prompt is left
         that has something to teach."""
-        run, path = self.run_, self._path(number)
+        run, path = self.run_, self.run_.path(number)
         if path.is_file():
             return rollouts.read(path, run.prompts)
-        if is_begun:
-            raise ValueError(
-                f"{path}: is missing, and step {self.first} is in its middle: restore it, or move "
-                f"the newest of {self.session.checkpoints.folder} away"
-            )
         start, carried = 0, ()
         if number > 0:
-            before = rollouts.read(self._path(number - 1), run.prompts)
+            before = rollouts.read(run.path(number - 1), run.prompts)
             start, carried = before.next_place, before.carried
-        rollout = self.config.rollout
-        least = -(-rollout.slots // rollout.samples)
-        made = rollouts.fill(self.asker, number, start, carried, rollout.prompts, least)
+        want = self.config.rollout.prompts
+        made = rollouts.fill(self.asker, number, start, carried, want, least=-(-want // 4))
         if not made.chosen:
             return None
         made = self._judged(made)
@@ -304,7 +340,7 @@ class _Loop:
             )
         else:
             self.sampler.load_params(params)
-        return self.sampler.generate(
+        said = self.sampler.generate(
             [row.ids for row in rows],
             how.samples,
             names=names,
@@ -317,6 +353,8 @@ class _Loop:
             seed=self.config.seed,
             step=number,
         )
+        self.sampler.rest()
+        return said
 
     def _judged(self, rollout: Rollout) -> Rollout:
         """With advantages and log-probs of what is trained on now."""
@@ -346,6 +384,8 @@ class _Loop:
         lesson = Lesson(run, run.prompts, rollout)
         told = telling.numbers(rollout, run.prompts)
         log.info("%s", telling.line(rollout, told))
+        for said in self.watch.look(rollout, told):
+            log.warning("%s", said)
         for number in range(done, lesson.feed.steps):
             if int(self.state.step) >= run.steps:
                 break
@@ -387,7 +427,7 @@ class _Loop:
             sound = State(self.state.step, self.state.params, self.state.opt_state, fit.true(run))
             meta = {"loop": "rl", "step": before, "config": flags.values(self.config)}
             self.session.checkpoints.save(before, sound, meta, wait=True)
-        rollout = self._path((row.step - 1) // self.run_.updates)
+        rollout = self.run_.path((row.step - 1) // self.run_.updates)
         raise NonFinite(
             f"step {row.step}: the loss is {row.metrics['loss/total_nats']}, the gradient's norm "
             f"{row.metrics['optim/gradient_norm']}: its samples are among those of {rollout}; the "

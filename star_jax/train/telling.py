@@ -7,7 +7,7 @@ a policy had given up calling tools.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from star_jax.train.prompts import Prompts, Wanted
 from star_jax.train.rollouts import Answer, Rollout
 
 KINDS: tuple[Wanted, ...] = ("call", "words")
+STILL = 1e-9  # a reward that moves by less does not move
 
 
 class Gap(NamedTuple):
@@ -104,3 +105,35 @@ def line(rollout: Rollout, told: dict[str, float]) -> str:
     if bad:
         parts.append("bad format: " + ", ".join(f"{k} {n}" for k, n in bad.most_common(3)))
     return "; ".join(parts)
+
+
+class Watch:
+    """Says it when a reward has not moved for some rollouts, with answers to look at."""
+
+    def __init__(self, prompts: Prompts, rollouts: int) -> None:
+        self._prompts, self._rollouts = prompts, rollouts
+        self._seen: dict[str, list[float]] = {}
+
+    def look(self, rollout: Rollout, told: dict[str, float]) -> Iterator[str]:
+        for wanted in KINDS:
+            value = told.get(f"rollout/{wanted}_reward")
+            if value is None:
+                continue
+            seen = self._seen.setdefault(wanted, [])
+            seen.append(value)
+            last = seen[-self._rollouts :]
+            if len(last) == self._rollouts and max(last) - min(last) < STILL:
+                seen.clear()  # said once, and again after as many more
+                yield (
+                    f"the reward where {wanted} is due has been {value:.4f} for {self._rollouts} "
+                    f"rollouts; some of what was said:{self._examples(rollout, wanted)}"
+                )
+
+    def _examples(self, rollout: Rollout, wanted: Wanted) -> str:
+        groups = [g for g in rollout.fresh if self._prompts.rows[g.prompt].wanted == wanted]
+        lines = [
+            f"\n  row {self._prompts.rows[group.prompt].row_id}: {group.answers[0].text[:200]!r}: "
+            f"{group.answers[0].why}"
+            for group in groups[:3]
+        ]
+        return "".join(lines)
