@@ -234,7 +234,9 @@ def multi_step(scene: Scene) -> Made:
 
 def _chain(scene: Scene) -> tuple[list[Tool], Slot, str] | None:
     """Two tools, the slot of the second that the first can fill, and the field that fills it."""
-    giver = target(scene)
+    giver, taker_pool = target(scene), scene.pool.others
+    if scene.draw.chance(0.5):  # the other one may be the one that the split is about
+        giver, taker_pool = scene.draw.pick(scene.pool.others), scene.pool.targets
     # "That city" has to mean one thing: it is in the answer once, and not in the first order.
     nouns = [
         noun
@@ -247,7 +249,7 @@ def _chain(scene: Scene) -> tuple[list[Tool], Slot, str] | None:
     noun = scene.draw.pick(nouns)
     takers = [
         api
-        for api in scene.pool.targets
+        for api in taker_pool
         if api != giver and sum(_is(param.kind, noun) for param in api.takes) == 1
     ]
     if not takers:

@@ -116,7 +116,7 @@ def spread(wording: Wording, tool: Tool, count: int) -> tuple[str, list[Request]
     first = request(wording, tool)
     slot = _spreadable(wording.draw, tool)
     if slot is None:
-        return separate(wording, [tool] * count)
+        return separate(wording, [tool] * 2)  # of more calls some tools have not enough
     values: dict[str, Said] = {}
     while len(values) < count:
         said = slot.kind.draw(wording.draw)
