@@ -225,7 +225,8 @@ def multi_step(scene: Scene) -> Made:
     second = requests.request(scene.wording, tools[1], chained=slot.name)
     ask = scene.wording.pick(requests.THEN).format(first.ask, second.ask)
     messages = [scene.user(ask), calls([first])]
-    if scene.draw.chance(0.6):
+    # The right call is always one of an API that the split is about.
+    if tools[0].api not in scene.pool.targets or scene.draw.chance(0.6):
         result = {name: kind.draw(scene.draw).value for name, kind in tools[0].results}
         said = {**second.said, slot.name: Said(result[field], str(result[field]))}
         messages += [answered(result), calls([Request(tools[1], ask, said)])]
