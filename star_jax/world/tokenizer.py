@@ -210,7 +210,8 @@ _TEMPLATE = """\
 {%- for message in messages %}
     {%- set text = message.content if message.content is string else "" %}
     {%- if message.role == "assistant" %}
-        {%- set thought = message.reasoning_content if message.reasoning_content is string else "" %}
+        {%- set thought = message.reasoning_content %}
+        {%- if thought is not string %}{% set thought = "" %}{% endif %}
         {%- if message.reasoning_content is not string and "</think>" in text %}
             {%- set thought = text.split("</think>")[0].rstrip("\\n") %}
             {%- set thought = thought.split("<think>")[-1].lstrip("\\n") %}

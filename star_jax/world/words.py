@@ -66,13 +66,19 @@ _VOWEL = _words("a e i o u")
 _CODA = ("", "", "", *_words("n r l m k x s t"))
 
 
-def invented(draw: Draw, least: int = 2, most: int = 2) -> str:
-    """A word that means nothing, such as zorvek."""
-    count = draw.whole(least, most)
-    return "".join(
-        draw.pick(_ONSET) + draw.pick(_VOWEL) + (draw.pick(_CODA) if place == count - 1 else "")
-        for place in range(count)
-    )
+# Chance would make these, too, and they do mean something.
+_NEVER = frozenset(
+    _words("dike fagot kike kikes nazi nazis negro negros penis pedo puta rape rapes")
+)
+
+
+def invented(draw: Draw) -> str:
+    """A word that means nothing, such as zovek."""
+    while True:
+        syllables = [draw.pick(_ONSET) + draw.pick(_VOWEL) for _ in range(2)]
+        word = "".join(syllables) + draw.pick(_CODA)
+        if word not in _NEVER:
+            return word
 
 
 def listed(texts: list[str]) -> str:

@@ -44,7 +44,7 @@ APIS = (
         about="orders a meal to an address / has food delivered",
         asks="order a meal / have food delivered // get something to eat sent",
         takes=(
-            need("dish item meal", k.DISH, "what to eat", "namely {} / of {}"),
+            need("dish item meal", k.DISH, "what to eat", "of {} / consisting of {}"),
             need(
                 "address deliver_to",
                 k.record(

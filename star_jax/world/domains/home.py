@@ -15,7 +15,7 @@ APIS = (
         about="sets the lights of a room / makes a room bright or dark",
         asks="set the lights / adjust the lamps // change the lighting",
         takes=(
-            need("room place", k.one_of(*_ROOMS), "which room", "in the {} / of the {}"),
+            need("room place", k.one_of(*_ROOMS), "which room", "in the {} / for the {}"),
             need("brightness level", k.whole(1, 100), "percent of full light", "to {} percent"),
             may(
                 "color tone",
@@ -30,9 +30,9 @@ APIS = (
         "set change regulate",
         "heating thermostat temperature",
         about="sets how warm a room is / regulates the heating",
-        asks="set the heating / regulate the thermostat // make it warmer or cooler",
+        asks="set the heating / regulate the thermostat // get the warmth right",
         takes=(
-            need("room zone", k.one_of(*_ROOMS), "which room", "in the {} / of the {}"),
+            need("room zone", k.one_of(*_ROOMS), "which room", "in the {} / for the {}"),
             need("degrees temperature", k.decimal(15, 26), "degrees celsius", "to {} degrees"),
             may("until end", k.TIME, "when to stop", "until {}"),
         ),

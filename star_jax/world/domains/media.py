@@ -37,7 +37,7 @@ APIS = (
         "find search get",
         "showtimes movie_times screenings",
         about="when a film is shown / cinema times of a movie",
-        asks="find showtimes / look up when the cinema shows it // see when it is screened",
+        asks="find showtimes / look up the cinema times // get the screenings",
         takes=(
             need("movie film title", k.TITLE, "name of the film", "of {} / for {}"),
             need("city town", k.CITY, "where", "in {}"),
