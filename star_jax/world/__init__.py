@@ -7,7 +7,7 @@ Small models can learn it within minutes: prompts are short, and everything that
 stands in its prompt. `docs/world.md` tells what is in it.
 """
 
-from star_jax.world.generate import CASES, SPLITS, VERSION, row, rows
+from star_jax.world.generate import CASES, SPLITS, VERSION, Row, row, rows
 from star_jax.world.tokenizer import FOLDER as TOKENIZER
 
-__all__ = ["CASES", "SPLITS", "TOKENIZER", "VERSION", "row", "rows"]
+__all__ = ["CASES", "SPLITS", "TOKENIZER", "VERSION", "Row", "row", "rows"]

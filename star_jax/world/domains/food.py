@@ -15,7 +15,7 @@ APIS = (
         asks="find a recipe / look for cooking instructions // dig up a recipe",
         takes=(
             need("dish meal name", k.DISH, "what to cook", "for {} // to make {}"),
-            may("servings portions", k.whole(1, 10), "for how many people", "serving {} people"),
+            may("servings portions", k.whole(2, 10), "for how many people", "serving {} people"),
             may(
                 "diet style",
                 k.one_of("vegan", "vegetarian", "low salt", "halal"),
@@ -32,7 +32,7 @@ APIS = (
         asks="book a table / reserve a table // get us seats",
         takes=(
             need("restaurant venue place", k.TITLE, "name of the restaurant", "at {}"),
-            need("people party_size guests", k.whole(1, 12), "number of people", "for {} people"),
+            need("people party_size guests", k.whole(2, 12), "number of people", "for {} people"),
             may("time at_time", k.TIME, "when, as HH:MM", "around {}"),
             may("outside terrace", k.yes_no("outside", "inside"), "sit outside", "sitting {}"),
         ),

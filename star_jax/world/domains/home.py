@@ -68,7 +68,7 @@ APIS = (
                 "on the {} program",
             ),
             may("temperature heat", k.whole(20, 90), "water in celsius", "at {} degrees"),
-            may("delay wait", k.whole(1, 12), "hours to wait", "in {} hours"),
+            may("delay wait", k.whole(2, 12), "hours to wait", "in {} hours"),
             may("spin dry", k.yes_no("with spinning", "without spinning"), "spin at the end"),
         ),
         gives=(result("minutes duration", k.whole(20, 150)),),

@@ -30,7 +30,7 @@ APIS = (
         asks="buy the article / place an order // get me the goods",
         takes=(
             need("product article item", k.PRODUCT, "what to buy", "for {} / of {}"),
-            need("quantity amount pieces", k.whole(1, 12), "how many", "in a quantity of {}"),
+            need("quantity amount pieces", k.whole(2, 12), "how many", "in a quantity of {}"),
             may("express fast", k.yes_no("by express", "by normal mail"), "deliver fast"),
         ),
         gives=(result("order order_code", k.CODE), result("total price", k.decimal(10, 800))),
@@ -82,7 +82,7 @@ APIS = (
                 "to {}",
             ),
         ),
-        gives=(result("delay days", k.whole(1, 9)),),
+        gives=(result("delay days", k.whole(2, 9)),),
         is_held=True,
     ),
     _api(

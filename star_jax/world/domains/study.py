@@ -10,13 +10,13 @@ _api = partial(api, "study", is_held=True)
 APIS = (
     _api(
         "borrow lend check_out",
-        "library_book volume loan",
+        "library_book volume book",
         about="borrows a book from the library / lends a volume",
         asks="borrow the book / check out the volume // take home the book",
         takes=(
             need("title book", k.TITLE, "which book", "called {}"),
             need("card member", k.CODE, "library card", "on the card with code {}"),
-            may("weeks duration", k.whole(1, 8), "for how many weeks", "for {} weeks"),
+            may("weeks duration", k.whole(2, 8), "for how many weeks", "for {} weeks"),
         ),
         gives=(result("due return_by", k.DATE),),
     ),

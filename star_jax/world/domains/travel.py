@@ -40,8 +40,8 @@ APIS = (
         asks="book a hotel room / reserve a room // get me a place to sleep",
         takes=(
             need("city town location", k.CITY, "city of the hotel", "in {}"),
-            need("nights duration", k.whole(1, 12), "how many nights", "for {} nights"),
-            may("guests people", k.whole(1, 5), "number of guests", "for {} guests"),
+            need("nights duration", k.whole(2, 12), "how many nights", "for {} nights"),
+            may("guests people", k.whole(2, 5), "number of guests", "for {} guests"),
             may(
                 "breakfast meal",
                 k.yes_no("with breakfast", "without breakfast"),
@@ -73,7 +73,7 @@ APIS = (
         asks="rent a car / hire a vehicle // get hold of a car",
         takes=(
             need("city pickup_city place", k.CITY, "where to pick it up", "in {} / at {}"),
-            need("days length", k.whole(1, 14), "for how many days", "for {} days"),
+            need("days length", k.whole(2, 14), "for how many days", "for {} days"),
             may(
                 "kind car_type",
                 k.one_of("small", "family", "electric", "sport"),
