@@ -70,7 +70,7 @@ def test_no_row_stands_twice() -> None:
     ids = Counter(
         hashlib.blake2b(repr((row["messages"], row["tools"])).encode()).digest()
         for seed in (0, 1)
-        for row in world.rows("train", seed, 1500)
+        for row in world.rows("train", seed, 800)
     )
     assert max(ids.values()) == 1
 
@@ -95,9 +95,9 @@ def test_what_does_not_exist_is_named_at_once(given: tuple[Any, ...], words_of_i
 
 def test_splits_share_no_prompt() -> None:
     prompts = {
-        split: {example(row)[0] for row in world.rows(split, 0, 600)} for split in world.SPLITS
+        split: {example(row)[0] for row in world.rows(split, 0, 300)} for split in world.SPLITS
     }
-    assert len(set.union(*prompts.values())) == sum(map(len, prompts.values())) == 4 * 600
+    assert len(set.union(*prompts.values())) == sum(map(len, prompts.values())) == 4 * 300
 
 
 def test_the_apis_of_the_splits_are_apart() -> None:
@@ -121,10 +121,10 @@ def test_held_out_tools_are_never_shown_in_train() -> None:
     about = Counter(text for api in everything for text in api.about)
     assert max(about.values()) == 1  # so that a description tells which API it is of
     known = {text for api in pool("train").targets for text in api.about}
-    assert descriptions(world.rows("train", 0, 1500)) == known | {""}
-    assert descriptions(world.rows("seen", 0, 1500)) <= known | {""}
+    assert descriptions(world.rows("train", 0, 800)) == known | {""}
+    assert descriptions(world.rows("seen", 0, 400)) <= known | {""}
     far = {text for api in pool("unseen_domains").targets for text in api.about}
-    assert descriptions(world.rows("unseen_domains", 0, 600)) == far | {""}
+    assert descriptions(world.rows("unseen_domains", 0, 300)) == far | {""}
 
 
 def test_a_prompt_about_unseen_tools_shows_or_wants_one() -> None:
@@ -142,11 +142,11 @@ def test_seen_asks_in_words_that_train_never_uses() -> None:
     assert len(set(known + new)) == len(known + new)
 
     def count(split: str, asks: list[str]) -> int:
-        texts = [user_texts(row)[0].lower() for row in world.rows(split, 0, 600)]
+        texts = [user_texts(row)[0].lower() for row in world.rows(split, 0, 300)]
         return sum(any(ask.lower() in text for ask in asks) for text in texts)
 
-    assert (count("train", known), count("train", new)) == (600, 0)
-    assert (count("seen", new), count("seen", known)) == (600, 0)
+    assert (count("train", known), count("train", new)) == (300, 0)
+    assert (count("seen", new), count("seen", known)) == (300, 0)
 
 
 # What is right
@@ -308,7 +308,7 @@ def test_shapes_of_the_cases() -> None:
 
 
 def test_all_cases_types_and_forms_occur() -> None:
-    rows = list(world.rows("train", 0, 1500))
+    rows = list(world.rows("train", 0, 800))
     counts = Counter(row["case"] for row in rows)
     assert set(counts) == set(world.CASES)
     assert min(counts.values()) > 0.06 * len(rows)
@@ -336,7 +336,7 @@ def test_names_tell_nothing_that_the_prompt_does_not() -> None:
     """One API goes by many names, and one parameter, too."""
     (api,) = [api for api in pool("train").targets if api.key == "weather.get_weather"]
     names, parameters, orders = Counter(), Counter(), set()
-    for row in world.rows("train", 0, 2500):
+    for row in world.rows("train", 0, 1500):
         for tool in row["tools"]:
             if tool.get("description") in api.about:
                 names[tool["name"]] += 1
@@ -397,13 +397,13 @@ def test_one_reply_for_everything_earns_little() -> None:
 def test_prompts_and_answers_are_short() -> None:
     tokenizer = Tokenizer(world.TOKENIZER)
     for split in world.SPLITS:
-        made = [example(row) for row in world.rows(split, 0, 400)]
+        made = [example(row) for row in world.rows(split, 0, 200)]
         prompts = sorted(len(ids) for ids in tokenizer.encode([prompt for prompt, _ in made]))
         targets = sorted(len(ids) for ids in tokenizer.encode([target for _, target in made]))
-        assert prompts[200] < 200
-        assert prompts[380] < 320
+        assert prompts[100] < 200
+        assert prompts[190] < 320
         assert prompts[-1] < 450
-        assert targets[200] < 60
+        assert targets[100] < 60
         assert targets[-1] < 200
 
 

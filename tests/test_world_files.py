@@ -26,8 +26,8 @@ def say(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]
 @pytest.mark.parametrize("form", files.FORMATS)
 def test_every_form_is_read_back(tmp_path: Path, form: str, name: str) -> None:
     path = tmp_path / name
-    rows = list(world.rows("train", 0, 120))
-    assert files.write(path, rows, form) == 120
+    rows = list(world.rows("train", 0, 60))
+    assert files.write(path, rows, form) == 60
     found = list(read.read(path))
     assert [one.id for one in found] == [row["id"] for row in rows]
     is_text = form in ("text", "pairs", "star")
@@ -57,12 +57,12 @@ def test_the_doctor_finds_nothing(
     tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split in ("train", "seen"):
-        files.write(tmp_path / f"{split}.jsonl", world.rows(split, 0, 300), form)
+        files.write(tmp_path / f"{split}.jsonl", world.rows(split, 0, 150), form)
     assert data_main(["read", str(tmp_path / "train.jsonl")]) == 0
     limits = ["--model", str(world.TOKENIZER), "--max-tokens", "512", "--max-targets", "192"]
     both = [str(tmp_path / "train.jsonl"), "--eval", str(tmp_path / "seen.jsonl")]
     assert data_main(["doctor", *both, *limits]) == 0, capsys.readouterr().out
-    assert "300 of 300 examples fit whole" in capsys.readouterr().out
+    assert "150 of 150 examples fit whole" in capsys.readouterr().out
 
 
 def test_a_run_reads_the_same_ids_from_any_form(tmp_path: Path) -> None:
