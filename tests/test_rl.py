@@ -278,6 +278,7 @@ def test_what_a_sample_brings_stands_beside_its_tokens(folder: Path, tmp_path: P
 # The whole loop
 
 
+@pytest.mark.slow
 def test_the_first_update_is_taken_by_the_policy_that_answered(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -298,6 +299,7 @@ def test_the_first_update_is_taken_by_the_policy_that_answered(
     assert (run.output / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_sampler_and_trainer_are_apart(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,10 +61,12 @@ def rl(
     )
     weight_BT, count = objective.weights(mask_BT, segment_BT=tokens.segment_BT)
 
-    def add_up(x_BT: jax.Array) -> jax.Array:
-        return jnp.sum(weight_BT * x_BT)
-
-    return add_up(loss_BT), (count, {name: add_up(x_BT) for name, x_BT in told.items()})
+    # Divided by a constant a metric would be no mean: it is one of sequences' means there.
+    share_BT = weight_BT
+    if objective.per == "fixed":
+        share_BT = policy.weights(mask_BT, "sequence", segment_BT=tokens.segment_BT).weight_BT
+    sums = {name: jnp.sum(share_BT * x_BT) for name, x_BT in told.items()}
+    return jnp.sum(weight_BT * loss_BT), (count, sums)
 
 
 def score(
