@@ -97,7 +97,7 @@ def answer(name: str, data: dict[str, jax.Array]) -> Answer:
             segment_BT=segment_BT,
         )
         weight_BT, count = objective.weights(data["mask"], segment_BT=segment_BT)
-        return (weight_BT * loss_BT).sum(), (count, metrics)
+        return (weight_BT * loss_BT).sum(), (count, metrics | {"loss": loss_BT})
 
     (value, (count, metrics)), grad = jax.value_and_grad(total, has_aux=True)(data["logp"])
     return Answer(value, count, grad, metrics)
@@ -302,6 +302,16 @@ def test_sequences_may_be_counted_by_the_caller() -> None:
     weight_BT, count = policy.weights(mask, "sequence", sequences=6)
     assert count == 6
     np.testing.assert_allclose(weight_BT.sum(axis=1), [1, 1, 1, 1, 0, 1], rtol=1e-6)
+
+
+def test_gspo_is_a_mean_of_sequences_unless_told_otherwise() -> None:
+    mask = rows()["mask"]
+    for options, per in (({}, "token"), ({"kind": "gspo"}, "sequence")):
+        got, expected = policy.Objective(**options).weights(mask), policy.weights(mask, per)
+        np.testing.assert_array_equal(got.weight_BT, expected.weight_BT)
+        assert got.count == expected.count
+    told = policy.Objective(kind="gspo", per="token").weights(mask)
+    assert told.count == mask.sum()
 
 
 def test_a_mask_may_hold_weights() -> None:
