@@ -97,7 +97,7 @@ def answer(name: str, data: dict[str, jax.Array]) -> Answer:
             segment_BT=segment_BT,
         )
         weight_BT, count = objective.weights(data["mask"], segment_BT=segment_BT)
-        return (weight_BT * loss_BT).sum(), (count, metrics)
+        return (weight_BT * loss_BT).sum(), (count, metrics | {"loss": loss_BT})
 
     (value, (count, metrics)), grad = jax.value_and_grad(total, has_aux=True)(data["logp"])
     return Answer(value, count, grad, metrics)
@@ -304,6 +304,16 @@ def test_sequences_may_be_counted_by_the_caller() -> None:
     np.testing.assert_allclose(weight_BT.sum(axis=1), [1, 1, 1, 1, 0, 1], rtol=1e-6)
 
 
+def test_gspo_is_a_mean_of_sequences_unless_told_otherwise() -> None:
+    mask = rows()["mask"]
+    for options, per in (({}, "token"), ({"kind": "gspo"}, "sequence")):
+        got, expected = policy.Objective(**options).weights(mask), policy.weights(mask, per)
+        np.testing.assert_array_equal(got.weight_BT, expected.weight_BT)
+        assert got.count == expected.count
+    told = policy.Objective(kind="gspo", per="token").weights(mask)
+    assert told.count == mask.sum()
+
+
 def test_a_mask_may_hold_weights() -> None:
     mask = np.array([[2.0, 1.0, 0.0], [0.5, 0.0, 0.0]])
     token, count = policy.weights(mask)
@@ -315,10 +325,11 @@ def test_a_mask_may_hold_weights() -> None:
 
 
 def test_packed_rows_are_the_rows_apart(plain: dict[str, Answer]) -> None:
-    """Three sequences in a row, and two with an empty one and padding: numbered with a gap."""
+    """Three sequences in a row, and two with an empty one and padding: their numbers have a gap
+    and fall."""
     data = rows()
     data["advantages_B"] = np.broadcast_to(data["advantages_B"][:, None], (B, T))
-    data["segment"] = np.repeat([[1], [2], [9], [4], [5], [0]], T, axis=1)
+    data["segment"] = np.repeat([[3], [2], [9], [4], [5], [0]], T, axis=1)
     names = ("dr_grpo", "gspo", "gspo-token", "sapo", "sequence_mask", "sequence_mask_mean")
     with jax.enable_x64(True):
         packed = measure({key: np.reshape(value, (2, 3 * T)) for key, value in data.items()}, names)
@@ -377,6 +388,51 @@ def test_nan_where_it_counts_is_not_hidden() -> None:
     data["sampler_logp"] = data["old_logp"]  # else a weight of 0 may leave the row out
     for name, one in measure(data).items():
         assert np.isnan(one.value), name
+
+
+def test_parts_that_are_called_alone_look_at_the_mask_too() -> None:
+    mask, dirty = np.array([[1, 0, 1]]), jnp.array([[1.0, np.nan, 2.0]])
+    assert policy.token_mean(dirty, jnp.asarray(mask)) == 1.5
+    for estimator in get_args(policy.Estimator):
+        kl_BT = policy.kl_terms(dirty, np.zeros((1, 3)), mask, estimator)
+        assert kl_BT[0, 1] == 0
+        assert np.isnan(policy.kl(dirty, np.zeros((1, 3)), np.ones((1, 3)), estimator))
+
+
+def test_of_guided_tokens_neither_old_nor_samplers_log_probs_are_read() -> None:
+    """The guide's tokens of a row, beside the policy's own."""
+    logp, guided = np.array([[-1.0, -2.0, -0.5]]), np.array([[1, 1, 0]])
+    unknown = np.where(guided, np.nan, -0.75)
+
+    def loss(logp: jax.Array) -> Any:
+        return policy.loss(
+            logp,
+            unknown,
+            np.ones(1),
+            np.ones((1, 3)),
+            per="fixed",
+            length=1,
+            guided=guided,
+            sampler_logp=np.where(guided, np.nan, -1.0),
+            importance="sequence_truncate",
+        )
+
+    with jax.enable_x64(True):
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
+        (value, metrics), grad = run(jnp.asarray(logp))
+    p = np.exp(logp[0, :2])
+    # Clipped at 1.2, under the weight exp(-0.75 + 1).
+    expected = -(p / (p + 0.1)).sum() - 1.2 * math.exp(0.25)
+    assert float(value) == pytest.approx(expected, rel=0, abs=1e-12)
+    np.testing.assert_allclose(grad[0], [*(-p * 0.1 / (p + 0.1) ** 2), 0], rtol=0, atol=1e-12)
+    assert metrics["policy/sampler_gap_nats"] == pytest.approx(0.25 / 3)
+
+
+def test_no_advantage_is_no_loss_whatever_the_log_prob() -> None:
+    value, _ = policy.loss(
+        np.array([[-np.inf]]), np.zeros((1, 1)), np.zeros(1), np.ones((1, 1)), kind="cispo"
+    )
+    assert value == 0
 
 
 def test_nothing_in_the_mask_is_no_loss() -> None:

@@ -97,6 +97,13 @@ def test_pairs_that_are_masked_out_have_no_influence(name: str) -> None:
         assert not np.asarray(grad)[mask == 0].any()
 
 
+def test_masked_out_pairs_have_no_loss_of_their_own() -> None:
+    mask = np.array([1, 0, 1, 0, 1])
+    loss_B, metrics = preference.terms(*pairs().values(), preference.Objective(), mask_B=mask)
+    for value_B in (loss_B, *metrics.values()):
+        assert not np.asarray(value_B)[mask == 0].any()
+
+
 def test_any_cut_into_micro_batches_gives_the_same_loss() -> None:
     data, objective = pairs(), preference.Objective(sft_weight=0.5)
     with jax.enable_x64(True):

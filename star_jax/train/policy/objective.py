@@ -119,7 +119,7 @@ def terms(
         name: jnp.where(here_BT, jax.lax.stop_gradient(value_BT), 0)
         for name, value_BT in (metrics | more).items()
     }
-    return jnp.where(here_BT, loss_BT + added_BT, 0), told
+    return loss_BT + added_BT, told  # 0 outside the mask, as the advantages are
 
 
 def _sampled(

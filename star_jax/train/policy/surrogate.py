@@ -27,10 +27,9 @@ def sequence_log_ratio(
     here_BT: Bool[Array, "B T"],
     segment_BT: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T"]:
-    """GSPO's: the mean over the tokens of a sequence, at each of them."""
+    """GSPO's: the mean over a sequence's tokens, at each of them. Log-ratios are 0 elsewhere."""
     tokens_BT = seq.total(here_BT.astype(log_ratio_BT.dtype), segment_BT)
-    whole_BT = seq.total(jnp.where(here_BT, log_ratio_BT, 0), segment_BT)
-    return whole_BT / jnp.where(tokens_BT == 0, 1, tokens_BT)
+    return seq.total(log_ratio_BT, segment_BT) / jnp.where(tokens_BT == 0, 1, tokens_BT)
 
 
 def clipped(
@@ -43,7 +42,7 @@ def clipped(
     gain_BT = ratio_BT * adv_BT
     is_cut_BT = jnp.zeros(ratio_BT.shape, bool)
     if clip is not None:
-        bounded_BT = jax.lax.stop_gradient(_bounded(ratio_BT, clip) * adv_BT)
+        bounded_BT = _bounded(ratio_BT, clip) * adv_BT
         is_cut_BT = bounded_BT < gain_BT
         gain_BT = jnp.where(is_cut_BT, bounded_BT, gain_BT)
     if dual_clip is not None:
