@@ -14,13 +14,15 @@ import pytest
 from star_jax import chat, rewards, world
 from star_jax.data import trainset
 from star_jax.data.encode import Tokenizer
-from star_jax.world import domains, files, words
+from star_jax.world import cases, domains, files, replies, requests, words
 from star_jax.world.api import Api
+from star_jax.world.draw import Draw
 from star_jax.world.generate import pool
+from star_jax.world.tools import show
 
 CALLING = ("single", "multiple", "parallel", "parallel_multiple", "multi_step", "multi_turn")
 WORDS = ("irrelevant", "missing", "after_result")
-GOLDEN = "54724ee6730bacca"
+GOLDEN = "d4575174905ddecd"
 
 
 def example(row: world.Row) -> tuple[str, str]:
@@ -57,13 +59,19 @@ def test_a_row_depends_on_split_seed_and_index_alone() -> None:
     assert world.row("seen", 0, 17)["messages"] != made[17]["messages"]
 
 
+def empty(value: Any) -> None:
+    """All objects and lists of a JSON value made empty, the inner ones first."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            empty(part)
+        value.clear()
+
+
 def test_a_row_may_be_changed_without_changing_the_next() -> None:
-    row = world.row("train", 0, 3)
-    before = json.dumps(row)
-    for tool in row["tools"]:
-        for schema in tool["parameters"]["properties"].values():
-            schema.clear()
-    assert json.dumps(world.row("train", 0, 3)) == before
+    before = json.dumps(list(world.rows("train", 0, 100)))
+    for row in world.rows("train", 0, 100):
+        empty(row)
+    assert json.dumps(list(world.rows("train", 0, 100))) == before
 
 
 def test_no_row_stands_twice() -> None:
@@ -288,6 +296,54 @@ def spoilt(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     changed = {first: ["qqq"], **others}
     yield {**message, "tool_calls": [{"name": name, "arguments": changed}, *calls[1:]]}
     yield {**message, "tool_calls": [*calls, calls[0]]}
+
+
+def test_no_call_is_asked_for_twice() -> None:
+    for case in ("parallel", "parallel_multiple"):
+        for row in world.rows("train", 0, 400, case=case):
+            calls = [json.dumps(call) for call in row["messages"][-1]["tool_calls"]]
+            assert len(set(calls)) == len(calls), row
+
+
+@pytest.mark.parametrize("split", ["unseen_tools", "unseen_domains"])
+def test_the_call_to_make_is_one_of_the_splits_own_tools(split: str) -> None:
+    for case in CALLING:
+        for number in range(40):
+            made = cases.make(case, Draw(split, number), pool(split))
+            apis = {tool.name: tool.api for tool in made.tools}
+            for call in made.messages[-1]["tool_calls"]:
+                assert apis[call["name"]] in pool(split).targets
+
+
+def test_what_a_request_forgets_is_not_in_it() -> None:
+    count = 0
+    for number in range(400):
+        draw = Draw("forgets", number)
+        tool = show(draw, draw.pick(pool("train").targets))
+        for slot in tool.slots:
+            if slot.is_required and slot.kind.noun in ("person", "city", "date", "title"):
+                given = requests.Wording(draw, False), tool
+                with_it, without = (
+                    requests.request(*given),
+                    requests.request(*given, without=slot.name),
+                )
+                assert with_it.said[slot.name].text in with_it.ask
+                assert without.said[slot.name].text not in without.ask
+                count += 1
+    assert count > 100
+
+
+@pytest.mark.parametrize("mood", requests.MOODS)
+def test_replies_say_what_only_their_prompt_says(mood: str) -> None:
+    tool = show(Draw("replies"), pool("train").targets[0])
+    unable = replies.unable(mood, "swim to Oslo", [tool])
+    assert "swim to Oslo" in unable
+    assert "departure city" in replies.asking(mood, "fly to Oslo", "departure_city").lower()
+    assert "departure city" in replies.asking(mood, "fly to Oslo", "departureCity").lower()
+    told = replies.told(mood, [{"sky_state": "grey", "degrees": 21.5}])
+    assert all(text in told.lower() for text in ("sky state", "grey", "degrees", "21.5"))
+    others = [replies.unable(other, "swim to Oslo", [tool]) for other in requests.MOODS]
+    assert others.count(unable) == 1
 
 
 # What is in it

@@ -13,8 +13,10 @@ import transformers
 
 from star_jax import chat, world
 from star_jax.chat import render_with
-from star_jax.data import template
+from star_jax.data import template, trainset
 from star_jax.data.encode import Tokenizer
+from star_jax.sampler import grammar
+from star_jax.world import files
 from star_jax.world import tokenizer as made_by
 
 SPECIAL = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
@@ -184,6 +186,15 @@ def test_the_folders_template_is_our_rendering(messages: Any, tools: Any) -> Non
             wanted = chat.render(messages, tools, **given)
             assert render_with(text, messages, tools, **given) == wanted
             assert template.load(world.TOKENIZER)(messages, tools, **given) == wanted
+
+
+def test_a_grammar_lets_every_right_answer_through() -> None:
+    ours = Tokenizer(world.TOKENIZER)
+    for row in all_rows(15):
+        target = trainset.native(files.conversation(row), chat.render)["targets"]
+        made = grammar.compile(ours, row["tools"], vocab_size=2048, stop_ids=(ours.end_of_turn,))
+        found = ours.encode([target])[0]
+        assert len(grammar.masks_of(made, found)) == len(found)
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -226,7 +226,8 @@ def multi_step(scene: Scene) -> Made:
     ask = scene.wording.pick(requests.THEN).format(first.ask, second.ask)
     messages = [scene.user(ask), calls([first])]
     # The right call is always one of an API that the split is about.
-    if tools[0].api not in scene.pool.targets or scene.draw.chance(0.6):
+    may_stop, may_go_on = (tool.api in scene.pool.targets for tool in tools[:2])
+    if may_go_on and not (may_stop and scene.draw.chance(0.4)):
         result = {name: kind.draw(scene.draw).value for name, kind in tools[0].results}
         said = {**second.said, slot.name: Said(result[field], str(result[field]))}
         messages += [answered(result), calls([Request(tools[1], ask, said)])]

@@ -87,7 +87,7 @@ def request(
             if slot.name in given:
                 said[slot.name] = given[slot.name]
         elif slot.is_required or slot.name == chained or wording.draw.chance(0.5):
-            said[slot.name] = slot.kind.draw(wording.draw)
+            said[slot.name] = _other(wording.draw, slot, [one.text for one in said.values()])
     texts = {name: one.text for name, one in said.items() if name != without}
     order = {param.names: place for place, param in enumerate(tool.api.takes)}
     slots = sorted(
@@ -100,6 +100,13 @@ def request(
         mention(wording, slot, None if slot.name == chained else texts[slot.name]) for slot in slots
     ]
     return Request(tool, " ".join([wording.pick(tool.api.asks), *parts]), said)
+
+
+def _other(draw: Draw, slot: Slot, taken: list[str]) -> Said:
+    """A value that the request does not hold yet: nobody flies from Rome to Rome."""
+    while (said := slot.kind.draw(draw)).text in taken:
+        pass
+    return said
 
 
 def mention(wording: Wording, slot: Slot, text: str | None) -> str:
