@@ -56,7 +56,8 @@ COMMANDS = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny.write(tmp_path / "Qwen3-0.6B", torch_dtype="bfloat16", vocab_size=20000)
+    sizes = {"vocab_size": 20000, "max_position_embeddings": 40960}
+    tiny.write(tmp_path / "Qwen3-0.6B", torch_dtype="bfloat16", **sizes)
     tiny.tokenizer(tmp_path / "Qwen3-0.6B")
     shutil.copytree(tmp_path / "Qwen3-0.6B", tmp_path / "Qwen3-8B")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
