@@ -17,7 +17,7 @@ from star_jax import models
 from star_jax.rewards import Reward
 from star_jax.sampler import Sampler
 from star_jax.sampler.request import Sample
-from star_jax.train import acting, config, flags, learning, rl, rollouts, setup, telling
+from star_jax.train import acting, config, flags, learning, rl, rollouts, setup, state, telling
 from star_jax.train import step as steps
 from star_jax.train.prompts import Prompt, Prompts
 from star_jax.train.rollouts import Asker, Group, Rollout
@@ -297,6 +297,22 @@ def test_the_first_update_is_taken_by_the_policy_that_answered(
     written = [rollouts.read(path, run.prompts) for path in sorted(run.output.glob("rollouts/*"))]
     assert [rollout.number for rollout in written] == [0, 1]
     assert (run.output / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_against_what_is_frozen_under_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = opened(folder, tmp_path / "out", lora__rank=2, schedule__epochs=1, batch__examples=16)
+    run = dataclasses.replace(run, rate=lambda _: 1e-2, optimizer=state.adamw(lambda _: 1e-2))
+    session = rl.begin(run)
+    assert session.reference is session.base
+    assert rl.go_on(session) is None
+    lines = world.metrics(run.output)
+    assert len(lines) == 2
+    assert lines[0]["policy/reference_kl_nats"] < 1e-10 < lines[1]["policy/reference_kl_nats"]
+    # The sampler draws from the adapted model, as the trainer sees it.
+    assert lines[1]["rollout/sampler_gap_most_nats"] < 1e-5
 
 
 @pytest.mark.slow
