@@ -32,7 +32,7 @@ def test_a_random_policy_reaches_the_optimum(tmp_path: Path) -> None:
         "checkpoint__every_steps": 1000,
         "evaluation__every_steps": None,
         "reward__function": "tests.bandit.letters",
-        "filter__rule": "spread",
+        "filter__rule": "all",  # near the optimum few groups differ, and the run would end
     }
     commands = [
         (world.TRAIN, world.words("rl", f"run{seed}", seed=seed, **settings))
