@@ -98,10 +98,14 @@ class Lesson:
     def numbers(self, plan: Plan) -> dict[str, float]:
         """What an update is made of."""
         length = self.examples.lengths[plan.indices]
+        answers = [self.answers[index] for index in plan.indices]
+        learnt = [a for a in answers if self._learn_unfinished or a.end != "length"]
         places = plan.used * plan.shape.rows * plan.shape.tokens
         return {
             "data/examples": len(plan.indices),
             "data/tokens": int(length.sum()),
+            # The step divides by sequences or micro-batches where the objective does.
+            "data/loss_tokens": sum(len(answer.tokens) for answer in learnt),
             "data/rows": sum(1 for members in plan.bins if members),
             "data/packing_share": float(length.sum()) / places,
         }

@@ -6,6 +6,7 @@ start(run) → State, Fixed    parameters read or restored, each shard where it 
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ class Student:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner(Student):
+class Learner(Student, abc.ABC):
     """A student, what it reads with, and how it is optimized."""
 
     tokenizer: Tokenizer
@@ -84,9 +85,9 @@ class Learner(Student):
         return Path(self.config.output)
 
     @property
+    @abc.abstractmethod
     def hashes(self) -> dict[str, str | None]:
         """Of the rows that a run is about, by name: train_hash, eval_hash."""
-        raise NotImplementedError
 
     @property
     def last_step(self) -> int | None:
