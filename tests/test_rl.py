@@ -72,6 +72,7 @@ def prompts_of(count: int) -> Prompts:
             ids=np.array([number + 1], np.int32),
             text=f"p{number}",
             label="",
+            target_ids=np.array([1], np.int32),
             opening="",
             tools=(),
             wanted="words",
@@ -114,6 +115,7 @@ def asker_of(count: int, places: int, is_kept: Any, most_batches: int = 99) -> A
         score=score,
         keep=keep,
         most_batches=most_batches,
+        samples=2,
     )
 
 
@@ -213,7 +215,7 @@ def answered(run: rl.RlRun, seed: int = 0) -> Rollout:
 def updated(run: rl.RlRun, rollout: Rollout) -> tuple[dict[str, float], Any]:
     """Metrics and parameters after a rollout's second update, whose old log-probs are given."""
     lesson = learning.Lesson(run, run.prompts, rollout)
-    function = functools.partial(acting.rl, forward=run.forward, objective=run.objective)
+    function = functools.partial(acting.rl, forward=run.forward, joint=run.joint)
     made = steps.make_step(function, run.optimizer, lambda _: 1e-2)
     programs = steps.Programs("step", made, donate=False)
     plan, batch = lesson.batch(1, is_first=False)
@@ -260,7 +262,7 @@ def test_what_a_sample_brings_stands_beside_its_tokens(folder: Path, tmp_path: P
     seen: collections.Counter[int] = collections.Counter()
     for number in range(lesson.feed.steps):
         plan, batch = lesson.batch(number, is_first=number == 0)
-        tokens, acted = jax.device_get(batch.micro)
+        tokens, acted, _ = jax.device_get(batch.micro)
         assert np.isnan(acted.old_BT).all() == (number == 0)
         for index, values in lesson.taken_apart(plan, acted.sampled_BT).items():
             answer = lesson.answers[index]
@@ -379,7 +381,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "room": ({"rollout__max_new_tokens": 64}, "rollout.max_new_tokens: is 64, a row has 64 tokens"),
     "length": ({"rollout__max_new_tokens": 60}, "train.jsonl:1: the prompt has 7 tokens"),
     "reward": ({"reward__function": "nothing"}, "reward.function: .* give simrl, binary"),
-    "eval": ({"data__eval": "x.jsonl"}, "data.eval: rl has no evaluation yet"),
+    "eval": ({"data__eval": "x.jsonl"}, "x.jsonl"),
+    "judge": ({"reward__function": "swirl"}, "reward.judge: is None, reward.function is swirl"),
+    "nothing": ({"policy__weight": 0}, "policy.weight: is 0 and there is no teacher.model"),
+    "guide": ({"rollout__guide": "true", "rollout__samples": 1}, "rollout.samples: is 1: a guide"),
+    "part": ({"objective__part": "think"}, "objective.part: is think: rl learns whole answers"),
     "mean": ({"batch__mean": "micro"}, "batch.mean: is micro: RL goes by policy.per"),
     "per": ({"policy__per": "fixed"}, "policy: per 'fixed' divides by a constant"),
     "epochs": ({"schedule__epochs": 0.01}, "schedule.epochs: 0.01 of 8 prompts is less than one"),

@@ -157,13 +157,14 @@ def examples(
     *,
     keep_reasoning: bool = True,
     skip_bad: int = 0,
+    answer: str | None = None,
 ) -> Examples:
     """All examples of a file: conversations are rendered, pairs are text already.
 
     The last message of a conversation is the target, as in `trainset.native`. Bad rows, and those
     that have no target, are named by a ValueError unless `skip_bad` allows so many.
     """
-    good = read.tolerate(texts(path, render, keep_reasoning), skip_bad)
+    good = read.tolerate(texts(path, render, keep_reasoning, answer), skip_bad)
     ids: list[np.ndarray] = []
     n_prompt: list[int] = []
     lines: list[int] = []
@@ -191,9 +192,11 @@ def examples(
 Text = tuple[Row, str, str]
 
 
-def texts(path: str | Path, render: Render, keep_reasoning: bool) -> Iterator[Text | Bad]:
+def texts(
+    path: str | Path, render: Render, keep_reasoning: bool, answer: str | None = None
+) -> Iterator[Text | Bad]:
     """Each row of a file with its prompt and its target; bad ones as they are."""
-    for row in read.scan(path):
+    for row in read.scan(path, answer=answer):
         match row:
             case Bad():
                 yield row

@@ -5,6 +5,7 @@ Three kinds of row are understood, and told apart by their fields:
     {id, messages, tools}         a Conversation
     {id, inputs, targets, tools}  a Pair: STAR's training set, whose text is rendered
     {id, prompt, completion}      a Pair if they are texts, a Conversation if they are messages
+    {id, prompt, chosen, rejected}, the same with the one or the other answer (`answer`)
 
 `scan` gives a Row or a Bad for every row of a file; `read` gives the rows and tolerates as many bad
 ones as it is told to. A file is never held in memory: of the rows that went by, only the ids are.
@@ -72,17 +73,18 @@ def read(path: str | Path, *, skip_bad: int = 0) -> Iterator[Row]:
     return tolerate(scan(path), skip_bad)
 
 
-def scan(path: str | Path, *, bare: bool = False) -> Iterator[Row | Bad]:
+def scan(path: str | Path, *, bare: bool = False, answer: str | None = None) -> Iterator[Row | Bad]:
     """Every row of a file, good or bad, in order. With `bare`, a row may be a prompt alone: a Pair
-    whose target is empty, or a Conversation."""
+    whose target is empty, or a Conversation. With `answer`, rows are prompts with several answers,
+    and this field is the one that is meant."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file: check the path")
     match path.suffixes[-2:]:
         case [*_, ".parquet"]:
-            return _rows(path, parquet.records(path), parquet.fault, bare)
+            return _rows(path, parquet.records(path), parquet.fault, bare, answer)
         case [".jsonl" | ".ndjson", ".gz"] | [*_, ".jsonl" | ".ndjson"]:
-            return _rows(path, _records(path), lambda record: None, bare)
+            return _rows(path, _records(path), lambda record: None, bare, answer)
     raise ValueError(f"{path}: is of no known kind: name it .jsonl, .jsonl.gz or .parquet")
 
 
@@ -117,9 +119,12 @@ def _rows(
     records: Iterable[Record],
     check_types: Callable[[dict[str, Any]], Fault | None],
     bare: bool,
+    answer: str | None,
 ) -> Iterator[Row | Bad]:
     seen: dict[str, int] = {}  # an id and the line that it was first seen on
     for line, record in records:
+        if answer is not None and isinstance(record, dict):
+            record = _with_answer(record, answer)
         found = record if isinstance(record, Fault) else _row(record, line, check_types, bare)
         if isinstance(found, Fault):
             found = (found,)
@@ -129,6 +134,15 @@ def _rows(
                 what = f"is {found.id!r} again, as on line {first}"
                 found = (Fault("id", what, "give every row its own, or remove one"),)
         yield Bad(str(path), line, found) if isinstance(found, tuple) else found
+
+
+def _with_answer(record: dict[str, Any], answer: str) -> dict[str, Any] | Fault:
+    """The prompt and that one of its answers."""
+    for name in ("prompt", answer):
+        if record.get(name) is None:
+            return Fault(name, "is missing", "give a prompt and its chosen and rejected answers")
+    kept = {name: record[name] for name in ("id", "prompt", "tools") if name in record}
+    return {**kept, "completion": record[answer]}
 
 
 def _records(path: Path) -> Iterator[Record]:

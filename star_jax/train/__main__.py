@@ -1,13 +1,15 @@
-"""python -m star_jax.train sft|ckd|rl [--config FILE] [--section.key value] [--dry-run]
+"""python -m star_jax.train sft|ckd|rl|dpo [--preset NAME] [--config FILE] [--section.key value]
 
     sft   cross-entropy with the targets of the rows
     ckd   distillation from a teacher, live or from its cache
     rl    the policy answers, a graded reward judges, groups are compared
+    dpo   a right answer over a wrong one to the same prompt
           without a word: a tour of the program on a tiny random model, on this machine
 
-LOOP --help lists every key. Exit status: 0 done, 1 a fault of the program or of the machine, 2 a
-mistake in what was asked for, 3 a loss that is not finite, 4 no samples that rl could learn from,
-75 stopped by SIGTERM and saved (the same command goes on), 130 the same by Ctrl-C.
+LOOP --help lists every key; --dry-run says what would be done. Exit status: 0 done, 1 a fault of
+the program or of the machine, 2 a mistake in what was asked for, 3 a loss that is not finite, 4 rl
+had nothing to learn from or stopped calling tools, 75 stopped by SIGTERM and saved (the same
+command goes on), 130 the same by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """→ the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     match given:
-        case ["sft" | "ckd" | "rl" as loop, *rest]:
+        case ["sft" | "ckd" | "rl" | "dpo" as loop, *rest]:
             from star_jax.train import processes
 
             try:
@@ -41,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(__doc__)
             return OK
         case [word, *_] if not word.startswith("-"):
-            print(f"star_jax.train: {word}: is no command: use sft, ckd or rl", file=sys.stderr)
+            print(
+                f"star_jax.train: {word}: is no command: use sft, ckd, rl or dpo", file=sys.stderr
+            )
             return MISTAKE
     return _tour(given)
 
@@ -95,18 +99,20 @@ def _until_told(train: Callable[[str, list[str]], int]) -> Callable[[str, list[s
 @_until_told
 def _train(loop: str, argv: list[str]) -> int:
     from star_jax.train import config as configs
-    from star_jax.train import flags, processes
+    from star_jax.train import flags, presets, processes
 
-    kind: Any = {"sft": configs.Sft, "ckd": configs.Ckd, "rl": configs.Rl}[loop]
+    kind: Any = getattr(configs, loop.capitalize())
     if "-h" in argv or "--help" in argv:
         print(f"python -m star_jax.train {loop}: {kind.__doc__}\n\n{flags.help_text(kind)}")
+        print(f"  {'--preset NAME':<34} one of {', '.join(presets.PRESETS[loop])}")
         return OK
     is_dry = "--dry-run" in argv
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     logging.captureWarnings(True)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every backend that is absent
     try:
-        config = flags.load(kind, [word for word in argv if word != "--dry-run"])
+        name, words = flags.take([word for word in argv if word != "--dry-run"], "preset")
+        config = flags.load(kind, words, None if name is None else presets.of(loop, name))
         session = _begin(loop, config, is_dry)
     except processes.Agreed as error:
         if not error.is_told:
@@ -124,7 +130,7 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     """The session that is to go on; None where a preview was all that was asked for."""
     import jax
 
-    from star_jax.train import ckd, fit, preview, processes, rl, sft
+    from star_jax.train import fit, preview, processes, rl
 
     if config.compute.cpu_devices > 1:
         devices.split_cpu(config.compute.cpu_devices)
@@ -140,13 +146,25 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
             return None
         return rl.begin(run)
     with processes.together():
-        task = sft.task(config) if loop == "sft" else ckd.task(config, load=not is_dry)
+        task = _task(loop, config, is_dry)
     if is_dry:
         for line in preview.lines(task):
             if jax.process_index() == 0:
                 print(line)
         return None
     return fit.begin(task)
+
+
+def _task(loop: str, config: Any, is_dry: bool) -> Any:
+    from star_jax.train import ckd, dpo, sft
+
+    match loop:
+        case "sft":
+            return sft.task(config)
+        case "ckd":
+            return ckd.task(config, load=not is_dry)
+        case _:
+            return dpo.task(config, load=not is_dry)
 
 
 def _go_on(session: Any) -> int:
@@ -163,7 +181,7 @@ def _go_on(session: Any) -> int:
         if jax.process_index() == 0:
             print(f"star_jax.train: {error}", file=sys.stderr)
         return NON_FINITE
-    except (rl.Starved, rl.Apart) as error:
+    except (rl.Starved, rl.Apart, rl.Collapsed) as error:
         print(f"star_jax.train: {error}", file=sys.stderr)
         return NOTHING
     except OSError as error:  # a disk that is full is not ours

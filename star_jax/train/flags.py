@@ -38,8 +38,9 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load(kind: type[T], argv: Sequence[str]) -> T:
-    """`--config FILE` (at most one), and `--section.key value` or `--section.key=value`."""
+def load(kind: type[T], argv: Sequence[str], under: Mapping[str, Any] | None = None) -> T:
+    """`--config FILE` (at most one), and `--section.key value` or `--section.key=value`; `under`
+    are nested values that either goes over."""
     flags = _pairs(argv)
     path = flags.pop("config", None)
     known, hints = dict(_leaves(kind)), dict(_hints(kind))
@@ -47,6 +48,7 @@ def load(kind: type[T], argv: Sequence[str]) -> T:
     places: dict[str, str] = {}  # where a value comes from, for what is said of it
     if path is not None:
         raw, places = _file(Path(path), known)
+    raw = overlaid(under or {}, raw)
     for name, text in flags.items():
         _check_name(name, known, "--")
         _put(raw, name.split("."), _value(text, hints[name], f"--{name}"))
@@ -59,6 +61,30 @@ def load(kind: type[T], argv: Sequence[str]) -> T:
         if _get(raw, section.split(".")) is None:
             _put(raw, section.split("."), {})  # so that what it lacks is said by the section itself
     return decode(kind, raw, source, places)
+
+
+def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, where `over` has nothing those of `under`."""
+    made = copy.deepcopy(dict(under))
+    for name, value in over.items():
+        below = made.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        made[name] = overlaid(below, value) if both else value
+    return made
+
+
+def take(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of one flag, and the words without it."""
+    rest = list(argv)
+    for at, word in enumerate(rest):
+        flag, sign, value = word.partition("=")
+        if flag != f"--{name}":
+            continue
+        if not sign and at + 1 == len(rest):
+            raise ValueError(f"--{name}: has no value: write --{name} value")
+        found = value if sign else rest[at + 1]
+        return found, rest[:at] + rest[at + (1 if sign else 2) :]
+    return None, rest
 
 
 def decode(

@@ -12,16 +12,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from star_jax.data import feed
 from star_jax.data.encode import Examples
 from star_jax.data.feed import Feed, Plan
-from star_jax.train import acting, loss, place, setup
+from star_jax.train import acting, loss, place, policy, setup
 from star_jax.train.acting import Acted, Micro
 from star_jax.train.config import Rl
 from star_jax.train.prompts import Prompts
 from star_jax.train.rollouts import Answer, Group, Rollout
+from star_jax.train.setup import Rows
 from star_jax.train.step import Programs, StepBatch
+from star_jax.train.teaching import Live, Model
 
 
 class Lesson:
@@ -34,14 +37,14 @@ class Lesson:
         config = run.config
         assert isinstance(config, Rl)
         self._learn_unfinished = config.policy.learn_unfinished
-        ways = place.ways(run.mesh)
-        per_device = min(config.batch.rows_per_device, -(-config.batch.examples // ways))
+        self._kl_in_reward = config.policy.kl_in == "reward"
+        self._policy = config.policy.build(config.rollout.max_new_tokens)
         make = functools.partial(
             Feed,
             length=self.examples.lengths,
             n_target=self.examples.n_target,
             batch=config.batch.examples,
-            rows=per_device * ways,
+            rows=rows_of(config, run.mesh),
             tokens=config.data.max_tokens,
             packing=config.batch.packing,
         )
@@ -50,15 +53,16 @@ class Lesson:
         )
         self.in_order = make(shuffle=False)
 
-    def batch(self, number: int, *, is_first: bool) -> tuple[Plan, StepBatch]:
+    def batch(
+        self, number: int, *, is_first: bool, teacher: Model | None = None
+    ) -> tuple[Plan, StepBatch]:
         """An update's samples. The first is taken by the policy that the rollout began with."""
         plan = self.feed.plan(number)
         old = None if is_first else [answer.old_logps for answer in self.answers]
         ref = [answer.ref_logps for answer in self.answers]
         sampled = [answer.logps for answer in self.answers]
-        gain = [
-            np.full(len(answer.tokens), answer.advantage, np.float32) for answer in self.answers
-        ]
+        gain = [self._gain(answer) for answer in self.answers]
+        guided = [np.full(len(answer.tokens), answer.guided) for answer in self.answers]
 
         def make(part: slice) -> Micro:
             tokens = feed.lay_out(plan, self.examples, part)
@@ -69,6 +73,7 @@ class Lesson:
                 ref_BT=nothing_BT if ref[0] is None else spread(ref),
                 sampled_BT=spread(sampled),
                 advantage_BT=spread(gain),
+                guided_BT=spread(guided),
             )
             if not self._learn_unfinished:
                 is_whole = [np.full(len(a.tokens), a.end != "length") for a in self.answers]
@@ -76,7 +81,38 @@ class Lesson:
                 tokens = tokens._replace(weight_BT=weight_BT.astype(np.float32))
             return Micro(tokens, acted)
 
-        return plan, self._placed(plan, make)
+        batch = self._placed(plan, make)
+        return plan, batch if teacher is None else self._taught(teacher, plan, batch, make)
+
+    def _gain(self, answer: Answer) -> np.ndarray:
+        """A token's advantage; less what the KL from it on costs, where that is in the reward."""
+        gain_T = np.full(len(answer.tokens), answer.advantage, np.float32)
+        if not self._kl_in_reward or answer.guided:
+            return gain_T
+        assert answer.old_logps is not None
+        assert answer.ref_logps is not None
+        here = self._policy
+        kl_BT = policy.kl_terms(
+            answer.old_logps[None],
+            answer.ref_logps[None],
+            np.ones((1, len(gain_T)), bool),
+            here.kl_estimator,
+            clamp=here.kl_clamp,
+        )
+        ones_BT = np.ones((1, len(gain_T)), bool)
+        charged_BT = policy.kl_in_reward(gain_T[:1], kl_BT, ones_BT, here.kl_weight)
+        return np.asarray(charged_BT[0], np.float32)
+
+    def _taught(self, teacher: Model, plan: Plan, batch: StepBatch, make: Any) -> StepBatch:
+        """With a live teacher's hidden states at what is learnt."""
+        every = np.arange(len(self.examples))
+        rows = Rows(uncut=self.examples, examples=self.examples, kept=every, feed=self.feed)
+        live = Live(self.run, rows, teacher)
+        live.compile(plan.shape)
+        ahead = place.on_host(
+            teacher.mesh, plan.shape.rows, lambda part: loss.Micro(make(part).tokens)
+        )
+        return live.beside(batch, plan, ahead)
 
     def _placed(self, plan: Plan, make: Any) -> StepBatch:
         mesh = self.run.mesh
@@ -151,6 +187,12 @@ class Lesson:
 
         groups = tuple(known(group) for group in self.rollout.groups)
         return dataclasses.replace(self.rollout, groups=groups)
+
+
+def rows_of(config: Rl, mesh: Mesh) -> int:
+    """Rows of a micro-batch over all devices."""
+    ways = place.ways(mesh)
+    return min(config.batch.rows_per_device, -(-config.batch.examples // ways)) * ways
 
 
 def _examples(prompts: Prompts, groups: tuple[Group, ...]) -> Examples:

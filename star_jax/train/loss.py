@@ -41,7 +41,7 @@ class Live(NamedTuple):
 
 class Micro(NamedTuple):
     tokens: Any  # a TokenBatch
-    teacher: Stored | Live | None = None
+    teacher: Any = None  # Stored, Live, or what another loss has beside its tokens
 
 
 class Fixed(NamedTuple):
@@ -153,7 +153,7 @@ def _teacher(
             )
             return known, (), objective
         case Live(hidden_BRD):
-            seed_N = _seeds(micro.tokens, fixed, spots) if objective.kind == "rskd" else None
+            seed_N = seeds(micro.tokens, fixed, spots) if objective.kind == "rskd" else None
             return (
                 (pick(hidden_BRD), label_N, seed_N),
                 (fixed.teacher_head_VD,),
@@ -170,7 +170,7 @@ def _meet_live(
     return objective(logits_CV, distill.Dense(teacher_CV, label_C, seed_C))
 
 
-def _seeds(tokens: Any, fixed: Fixed, spots: vocab.Positions) -> jax.Array:
+def seeds(tokens: Any, fixed: Fixed, spots: vocab.Positions) -> jax.Array:
     """A seed for every position, from the step's, the example's number and its place in it."""
     place_BT = attention.packed(tokens.segment_BT).position_BT
     example_N, place_N = vocab.gather(tokens.example_BT, spots), vocab.gather(place_BT, spots)

@@ -32,6 +32,7 @@ class Prompt:
     ids: np.ndarray  # int32
     text: str
     label: str  # from its <think> on
+    target_ids: np.ndarray  # int32, what of the label follows the prompt
     opening: str  # what of a generation stands in the prompt already: <think>, or nothing
     tools: tuple[Any, ...]
     wanted: Wanted  # what the label is
@@ -63,18 +64,21 @@ def load(
     score: Reader,
     *,
     longest: int,
+    longest_target: int | None = None,
     keep_reasoning: bool = True,
     skip_bad: int = 0,
 ) -> Prompts:
-    """The prompts of a file, none longer than `longest` tokens; ValueError names the row that is,
-    or whose label the reward can't read."""
+    """The prompts of a file, none longer than `longest` tokens, and where targets are to be learnt
+    none of these longer than `longest_target`; ValueError names the row that is, or whose label
+    the reward can't read."""
     good = list(read.tolerate(encode.texts(path, render, keep_reasoning), skip_bad))
     if not good:
         raise ValueError(f"{path}: holds no row: check the path, or write the file again")
     ids = tokenizer.encode([prompt for _, prompt, _ in good])
+    targets = tokenizer.encode([target for _, _, target in good])
     made = [
-        _prompt(path, row, prompt, target, np.array(each, np.int32))
-        for (row, prompt, target), each in zip(good, ids, strict=True)
+        _prompt(path, row, prompt, target, np.array(each, np.int32), np.array(ours, np.int32))
+        for (row, prompt, target), each, ours in zip(good, ids, targets, strict=True)
     ]
     for one in made:
         where = f"{path}:{one.line}"
@@ -83,6 +87,11 @@ def load(
                 f"{where}: the prompt has {len(one.ids)} tokens, there is room for {longest} "
                 "beside the new ones: raise data.max_tokens, or leave the row out"
             )
+        if longest_target is not None and len(one.target_ids) > longest_target:
+            raise ValueError(
+                f"{where}: the target has {len(one.target_ids)} tokens and is to be learnt, "
+                f"answers have {longest_target}: raise rollout.max_new_tokens, or leave it out"
+            )
         try:
             score(one.label, one.label, one.tools)
         except ValueError as error:
@@ -90,7 +99,9 @@ def load(
     return Prompts(str(Path(path)), tuple(made))
 
 
-def _prompt(path: str, row: Any, text: str, target: str, ids: np.ndarray) -> Prompt:
+def _prompt(
+    path: str, row: Any, text: str, target: str, ids: np.ndarray, target_ids: np.ndarray
+) -> Prompt:
     tools = row.tools
     if tools is None:
         raise ValueError(
@@ -102,6 +113,7 @@ def _prompt(path: str, row: Any, text: str, target: str, ids: np.ndarray) -> Pro
         ids=ids,
         text=text,
         label=label,
+        target_ids=target_ids,
         opening=opening,
         tools=tuple(tools),
         wanted="call" if chat.parse(label).calls else "words",

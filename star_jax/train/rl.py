@@ -24,16 +24,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from star_jax import models, rewards
+from star_jax import models
 from star_jax.data import template
 from star_jax.models import hf, layout, lora
-from star_jax.rewards import path as paths
+from star_jax.models.config import Qwen3Config
 from star_jax.sampler import Sampler
 from star_jax.train import (
     acting,
+    exam,
     fit,
     flags,
     folder,
+    judging,
+    learning,
     loss,
     place,
     policy,
@@ -53,27 +56,37 @@ from star_jax.train.prompts import Prompts
 from star_jax.train.rollouts import Asker, Rollout, Starved
 from star_jax.train.state import State
 from star_jax.train.step import Programs
+from star_jax.train.teaching import Model
 
 log = logging.getLogger(__name__)
 
 ROLLOUTS = "rollouts"
-__all__ = ["Apart", "RlRun", "Session", "Starved", "begin", "go_on", "open", "preview"]
+__all__ = ["Apart", "Collapsed", "RlRun", "Session", "Starved", "begin", "go_on", "open", "preview"]
 
 
 class Apart(RuntimeError):
     """The sampler and the trainer do not agree on what a token's probability is."""
 
 
+class Collapsed(RuntimeError):
+    """The policy has stopped calling tools where calls are due."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RlRun(setup.Learner):
     config: Rl
     prompts: Prompts
+    eval: Prompts | None
     score: prompts.Reader
-    objective: policy.Objective
+    joint: acting.Joint
+    teacher: Qwen3Config | None
 
     @property
     def hashes(self) -> dict[str, str | None]:
-        return {"train_hash": self.prompts.hash, "eval_hash": None}
+        return {
+            "train_hash": self.prompts.hash,
+            "eval_hash": None if self.eval is None else self.eval.hash,
+        }
 
     @property
     def places(self) -> int:
@@ -101,29 +114,39 @@ class Session:
     state: State | None  # None where all is done
     base: Any  # the frozen parameters under adapters, else None
     reference: Any  # the parameters that training began with, else None
+    teacher: Model | None = None  # one that is asked beside the reward
 
 
 def open(config: Rl) -> RlRun:
     """ValueError where configuration, model, reward or rows will not do."""
     if jax.process_count() > 1:
         raise ValueError("rl: runs in one process for now: start one, with all devices to itself")
-    if config.data.eval is not None:
-        raise ValueError("data.eval: rl has no evaluation yet: leave it out")
     student, tokenizer = setup.student(config)
-    score = reward_of(config)
-    found = prompts.load(
-        config.data.train,
-        tokenizer,
-        template.load(config.model),
-        score,
-        longest=config.data.max_tokens - config.rollout.max_new_tokens,
+    score = judging.of(config.reward)
+    room = config.rollout.max_new_tokens
+    load = functools.partial(
+        prompts.load,
+        tokenizer=tokenizer,
+        render=template.load(config.model),
+        score=score,
+        longest=config.data.max_tokens - room,
         keep_reasoning=config.data.keep_reasoning,
         skip_bad=config.data.skip_bad,
     )
+    found = load(config.data.train, longest_target=room if config.has_labels else None)
     if round(config.schedule.epochs * len(found)) == 0:
         raise ValueError(
             f"schedule.epochs: {config.schedule.epochs} of {len(found)} prompts is less than one"
         )
+    teacher = None
+    if config.teacher.model is not None:
+        teacher = hf.read_config(Path(config.teacher.model))
+        ways = place.ways(setup.make_mesh(config.teacher.mesh, "teacher.mesh"))
+        if (rows := learning.rows_of(config, student.mesh)) % ways:
+            raise ValueError(
+                f"teacher.mesh: splits rows {ways} ways, but a micro-batch has {rows}: raise "
+                "batch.rows_per_device, or split the teacher over tensor instead"
+            )
     return RlRun(
         config=config,
         mesh=student.mesh,
@@ -131,9 +154,29 @@ def open(config: Rl) -> RlRun:
         tokenizer=tokenizer,
         template_hash=template.fingerprint(config.model),
         prompts=found,
+        eval=None if config.data.eval is None else load(config.data.eval),
         score=score,
-        objective=config.policy.build(config.rollout.max_new_tokens),
+        joint=_joint(config),
+        teacher=teacher,
         **setup.optimized(config, _steps(config, len(found))),
+    )
+
+
+def _joint(config: Rl) -> acting.Joint:
+    """What a step adds up."""
+    asked = config.policy.build(config.rollout.max_new_tokens)
+    in_loss = asked
+    if config.policy.kl_in == "reward":
+        in_loss = dataclasses.replace(asked, kl_weight=0.0)
+    own, label = config.teacher.weights
+    return acting.Joint(
+        policy=in_loss,
+        policy_weight=config.policy.weight,
+        taught=None if config.teacher.model is None else config.objective.build(),
+        own_weight=own,
+        label_weight=label,
+        has_labels=config.has_labels,
+        shows_reference=asked.kl_weight > 0,
     )
 
 
@@ -147,19 +190,6 @@ def _steps(config: Rl, prompts: int) -> int:
 def _updates(config: Rl, groups: int) -> int:
     samples = groups * config.rollout.samples * config.rollout.epochs
     return -(-samples // config.batch.examples)
-
-
-def reward_of(config: Rl) -> prompts.Reader:
-    """(generation, label, tools) → Reward."""
-    name = config.reward.function
-    known = {"simrl": rewards.simrl, "binary": rewards.binary, "toolrl": rewards.toolrl}
-    try:
-        function: Any = known[name] if name in known else paths.load(name)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise ValueError(
-            f"reward.function: {error}: give simrl, binary, toolrl or a dotted path"
-        ) from error
-    return functools.partial(function, compat=config.reward.compat)
 
 
 def begin(run: RlRun) -> Session:
@@ -182,11 +212,19 @@ def begin(run: RlRun) -> Session:
             log.info("going on from step %d of %s", latest, run.output)
             state = fit.restored(run, checkpoints, latest)
         base, reference = setup.base(run), None
-        if run.objective.kl_weight:
+        teacher = None
+        if run.config.teacher.model is not None:
+            teacher = Model(run, run.config.teacher)
+        if run.joint.shows_reference:
             # Under adapters the frozen parameters are the reference.
             reference = base if base is not None else _beginning(run)
         return Session(
-            run=run, checkpoints=checkpoints, state=state, base=base, reference=reference
+            run=run,
+            checkpoints=checkpoints,
+            state=state,
+            base=base,
+            reference=reference,
+            teacher=teacher,
         )
 
 
@@ -213,7 +251,9 @@ def preview(run: RlRun) -> Iterator[str]:
     yield ""
     yield f"devices      {run.mesh.size} × {jax.devices()[0].device_kind}"
     yield f"parameters   {layout.count(run.model):,}"
-    yield f"objective    {run.objective}"
+    yield f"objective    {run.joint.policy}"
+    if run.joint.taught is not None:
+        yield f"teacher      {config.teacher.model}: {run.joint.taught}"
     yield (
         f"prompts      {len(run.prompts):,} of {min(lengths)} to {max(lengths)} tokens; "
         f"{wanted['call']:,} labels are calls, {wanted['words']:,} words"
@@ -222,8 +262,9 @@ def preview(run: RlRun) -> Iterator[str]:
         f"rollouts     at most {-(-run.places // how.prompts):,}, of {how.prompts} groups of "
         f"{how.samples} answers; {run.updates} updates each, {run.steps:,} steps in all"
     )
-    copies = 2 + (run.objective.kl_weight > 0 and config.lora.rank == 0)
-    yield f"models       {copies} on the devices: trained, sampling" + ", reference" * (copies > 2)
+    others = ["reference"] * (run.joint.shows_reference and config.lora.rank == 0)
+    others += ["teacher"] * (run.teacher is not None)
+    yield f"models       on the devices: {', '.join(['trained', 'sampling', *others])}"
 
 
 def _beginning(run: RlRun) -> Any:
@@ -252,7 +293,7 @@ class _Loop:
         self.run_ = run = session.run
         config = run.config
         self.first = int(state.step)
-        function = functools.partial(acting.rl, forward=run.forward, objective=run.objective)
+        function = functools.partial(acting.rl, forward=run.forward, joint=run.joint)
         made = steps.make_step(
             function, run.optimizer, run.rate, clip_norm=config.optimizer.clip_norm
         )
@@ -283,9 +324,13 @@ class _Loop:
             score=run.score,
             keep=functools.partial(kept, config),
             most_batches=config.rollout.most_batches,
+            samples=config.rollout.samples,
+            own_share=config.rollout.own_share,
+            guide=config.rollout.guide,
         )
-        self.saved = self.first
+        self.saved = self.examined = self.first
         self.watch = telling.Watch(run.prompts, config.rollout.stalled)
+        self.best: float | None = None  # the score of what was last examined
 
     def run(self) -> Ending:
         run = self.run_
@@ -326,14 +371,27 @@ class _Loop:
         return self.run_.config
 
     def _ask(self, rows: Any, names: Any, number: int) -> Any:
-        run, how = self.run_, self.config.rollout
+        how = self.config.rollout
+        return self._sampled(
+            rows,
+            n=how.samples - how.guide,
+            names=names,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            min_p=how.min_p,
+            step=number,
+        )
+
+    def _sampled(self, rows: Any, n: int, **how: Any) -> Any:
+        run = self.run_
         params = self.state.params
         if (adapters := run.config.lora.build()) is not None:
             params = lora.attach(run.model, self.session.base, params, adapters)
         if self.sampler is None:
             self.sampler = Sampler(
                 models.Model(run.model, params),
-                slots=how.slots,
+                slots=self.config.rollout.slots,
                 max_len=self.config.data.max_tokens,
                 dtype=hf.as_dtype(self.config.compute.dtype),
                 backend=self.config.compute.attention,
@@ -342,19 +400,28 @@ class _Loop:
             self.sampler.load_params(params)
         said = self.sampler.generate(
             [row.ids for row in rows],
-            how.samples,
-            names=names,
-            max_new_tokens=how.max_new_tokens,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            top_k=how.top_k,
-            min_p=how.min_p,
+            n,
+            max_new_tokens=self.config.rollout.max_new_tokens,
             stop_ids=(run.tokenizer.end_of_turn,),
             seed=self.config.seed,
-            step=number,
+            **how,
         )
         self.sampler.rest()
         return said
+
+    def _examine(self) -> dict[str, float]:
+        """What the policy can do now, asked greedily on the rows of data.eval."""
+        run = self.run_
+        assert run.eval is not None
+        said = self._sampled(run.eval.rows, 1, temperature=0.0)
+        texts = [
+            row.opening + run.tokenizer.decode(samples[0].tokens)
+            for row, samples in zip(run.eval.rows, said, strict=True)
+        ]
+        found = exam.marks(run.eval.rows, texts, run.score)
+        self.best = -found["reward"]
+        self.examined = int(self.state.step)
+        return {f"eval/{name}": value for name, value in found.items()}
 
     def _judged(self, rollout: Rollout) -> Rollout:
         """With advantages and log-probs of what is trained on now."""
@@ -383,30 +450,66 @@ class _Loop:
         run = self.run_
         lesson = Lesson(run, run.prompts, rollout)
         told = telling.numbers(rollout, run.prompts)
+        self._look_for_collapse(rollout, told)
         log.info("%s", telling.line(rollout, told))
         for said in self.watch.look(rollout, told):
             log.warning("%s", said)
         for number in range(done, lesson.feed.steps):
             if int(self.state.step) >= run.steps:
                 break
-            plan, batch = lesson.batch(number, is_first=number == 0)
+            plan, batch = lesson.batch(number, is_first=number == 0, teacher=self.session.teacher)
             targets = plan.shape.targets
             fixed = self._fixed(int(self.state.step))
             self.programs.compile(self.state, batch, fixed, targets)
             self.state, metrics = self.programs(self.state, batch, fixed, targets)
             beside = lesson.numbers(plan) | (told if number == 0 else {})
+            if number + 1 == lesson.feed.steps and self._is_exam_due(number + 1):
+                beside |= self._examine()
             step = rollout.number * run.updates + number + 1
             self._landed(self.log.push(step, metrics | beside))
             if signal := self.signals.ending():
                 self._save()
                 return signal if int(self.state.step) < run.steps else None
-        if int(self.state.step) - self.saved >= self.config.checkpoint.every_steps:
+        is_best = self.best is not None and self.session.checkpoints.is_among_best(self.best)
+        step = int(self.state.step)
+        if step - self.saved >= self.config.checkpoint.every_steps or (
+            is_best and self.examined == step
+        ):
             self._save()
         return None
 
+    def _is_exam_due(self, updates: int) -> bool:
+        """At the ends of rollouts that took the step number past a multiple, and of the last."""
+        if self.run_.eval is None:
+            return False
+        step, every = int(self.state.step), self.config.evaluation.every_steps
+        return step >= self.run_.steps or step // every > (step - updates) // every
+
+    def _look_for_collapse(self, rollout: Rollout, told: dict[str, float]) -> None:
+        """A policy whose calls mostly fail is paid for words; said and stopped, not left unseen."""
+        if rollout.number == 0 or self.config.rollout.allow_collapse:
+            return
+        first = rollouts.read(self.run_.path(0), self.run_.prompts)
+        said = telling.collapse(telling.numbers(first, self.run_.prompts), told)
+        if said is None:
+            return
+        self._save()
+        raise Collapsed(f"rollout {rollout.number}: {said}{self._last_good()}")
+
+    def _last_good(self) -> str:
+        checkpoints = self.session.checkpoints
+        best = checkpoints.best()
+        step = checkpoints.latest() if best is None else best
+        if step is None:
+            return ""
+        which = "the latest" if best is None else "the best"
+        return f"; {which} checkpoint is {checkpoints.folder / str(step)}"
+
     def _fixed(self, number: int) -> loss.Fixed:
         seed = np.uint32((self.config.seed * 0x9E3779B1 + number) % 2**32)
-        return loss.Fixed(self.session.base, None, place.everywhere(self.run_.mesh, seed))
+        teacher = self.session.teacher
+        head = None if teacher is None else teacher.head
+        return loss.Fixed(self.session.base, head, place.everywhere(self.run_.mesh, seed))
 
     def _save(self) -> None:
         """Only what is known to be sound is saved: the numbers of the last step are looked at."""
@@ -414,7 +517,8 @@ class _Loop:
         step = int(self.state.step)
         if step > self.saved:
             meta = {"loop": "rl", "step": step, "config": flags.values(self.config)}
-            self.session.checkpoints.save(step, self.state, meta)
+            score = self.best if self.examined == step else None
+            self.session.checkpoints.save(step, self.state, meta, score=score)
             self.saved = step
 
     def _landed(self, row: Row | None) -> None:

@@ -11,6 +11,7 @@ is trained on twice.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections import Counter
@@ -54,6 +55,7 @@ class Answer:
     advantage: float | None = None
     old_logps: np.ndarray | None = None  # float32, the trainer's, as the rollout begins
     ref_logps: np.ndarray | None = None  # float32, the reference's
+    guided: bool = False  # not the policy's: the row's own target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,11 @@ class Group:
     drawn_at: int  # the rollout whose policy said them
     answers: tuple[Answer, ...]
     use: Use = "no"
+
+    @property
+    def own(self) -> tuple[Answer, ...]:
+        """What the policy said itself."""
+        return tuple(answer for answer in self.answers if not answer.guided)
 
     @property
     def rewards(self) -> np.ndarray:
@@ -112,6 +119,9 @@ class Asker:
     score: Callable[[str, str, Sequence[Any]], Reward]
     keep: Keep
     most_batches: int
+    samples: int  # answers to a prompt
+    own_share: float = 1.0  # of the prompts, those that the policy answers
+    guide: bool = False  # the last answer is the row's own target
 
     def prompt(self, place: int) -> int:
         count = len(self.prompts)
@@ -120,16 +130,45 @@ class Asker:
     def groups(self, places: Sequence[int], number: int) -> list[Group]:
         indices = [self.prompt(place) for place in places]
         rows = [self.prompts.rows[index] for index in indices]
-        said = self.ask(rows, [str(place).encode() for place in places], number)
+        own = [i for i, place in enumerate(places) if self._is_own(place)]
+        names = [str(places[i]).encode() for i in own]
+        asked = self.ask([rows[i] for i in own], names, number) if own else []
+        said = dict(zip(own, asked, strict=True))
         return [
             Group(
                 place=place,
                 prompt=index,
                 drawn_at=number,
-                answers=tuple(self._answer(row, sample) for sample in samples),
+                answers=self._answers(row, said.get(i, ())),
             )
-            for place, index, row, samples in zip(places, indices, rows, said, strict=True)
+            for i, (place, index, row) in enumerate(zip(places, indices, rows, strict=True))
         ]
+
+    def _is_own(self, place: int) -> bool:
+        """Whether the policy answers the prompt of this place: a fixed draw."""
+        made = hashlib.blake2b(f"{self.seed} {place}".encode(), digest_size=7).digest()
+        return int.from_bytes(made, "big") < self.own_share * 2**56
+
+    def _answers(self, row: Prompt, said: Sequence[Sample]) -> tuple[Answer, ...]:
+        own = [self._answer(row, sample) for sample in said]
+        # One for a guide; all of them where the policy is not asked.
+        return (*own, *(self._target(row) for _ in range(self.samples - len(own))))
+
+    def _target(self, row: Prompt) -> Answer:
+        """The row's own target, as an answer."""
+        reward = self.score(row.label, row.label, row.tools)
+        return Answer(
+            tokens=row.target_ids,
+            logps=np.zeros(len(row.target_ids), np.float32),
+            end="target",
+            text=row.label,
+            reward=float(reward.total),
+            format=float(reward.format),
+            answer=float(reward.answer),
+            kind=reward.kind,
+            why=reward.why,
+            guided=True,
+        )
 
     def _answer(self, row: Prompt, sample: Sample) -> Answer:
         text = row.opening + self.decode(sample.tokens)
@@ -210,6 +249,7 @@ COLUMNS = {
     "advantage": pa.float64(),
     "end": pa.string(),
     "use": pa.string(),
+    "guided": pa.bool_(),
     "tokens": pa.list_(pa.int32()),
     "logps": pa.list_(pa.float32()),
     "old_logps": pa.list_(pa.float32()),
@@ -258,6 +298,7 @@ def _rows(rollout: Rollout, prompts: Prompts) -> Iterator[dict[str, Any]]:
                 "advantage": answer.advantage,
                 "end": answer.end,
                 "use": group.use,
+                "guided": answer.guided,
                 "tokens": answer.tokens,
                 "logps": answer.logps,
                 "old_logps": answer.old_logps,
@@ -315,6 +356,7 @@ def _answer_of(row: dict[str, Any]) -> Answer:
         advantage=row["advantage"],
         old_logps=_floats(row["old_logps"]),
         ref_logps=_floats(row["ref_logps"]),
+        guided=bool(row.get("guided")),
     )
 
 

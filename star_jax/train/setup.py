@@ -154,10 +154,13 @@ def optimized(config: Training, steps: int) -> dict[str, Any]:
     return {"rate": rate, "optimizer": adamw}
 
 
-def open(config: Training) -> Run:
+Reading = Callable[[Training, Tokenizer, Mesh], tuple[Rows, Rows | None]]
+
+
+def open(config: Training, reading: Reading | None = None) -> Run:
     """Read everything that is small, look at every row; ValueError where something is amiss."""
     made, tokenizer = student(config)
-    train, evaluation = rows(config, tokenizer, made.mesh)
+    train, evaluation = (reading or rows)(config, tokenizer, made.mesh)
     files = [train] if evaluation is None else [train, evaluation]
     check_attention(config, made.model, {shape for one in files for shape in one.feed.shapes()})
     return Run(
@@ -213,7 +216,7 @@ def rows(config: Training, tokenizer: Tokenizer, mesh: Mesh) -> tuple[Rows, Rows
         idle = doctor.unused(found, data.allow)
         allow = [entry for entry in data.allow if entry not in idle]
         seen = doctor.treat(uncut, found, allow, **limits)
-        made = _feed(config, seen.examples, mesh, is_eval=is_eval)
+        made = feed_of(config, seen.examples, mesh, is_eval=is_eval)
         return Rows(uncut=uncut, examples=seen.examples, kept=seen.kept, feed=made)
 
     uncut_eval = read(data.eval) if data.eval is not None else None
@@ -226,7 +229,7 @@ def rows(config: Training, tokenizer: Tokenizer, mesh: Mesh) -> tuple[Rows, Rows
     return train, None if uncut_eval is None else treat(uncut_eval, found_eval, is_eval=True)
 
 
-def _feed(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) -> Feed:
+def feed_of(config: Training, examples: Examples, mesh: Mesh, *, is_eval: bool) -> Feed:
     if len(examples) == 0:
         raise ValueError(f"{examples.path}: no row of it is left to use")
     epochs = 1.0 if is_eval else config.schedule.epochs

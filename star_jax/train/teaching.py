@@ -25,8 +25,8 @@ from star_jax.data.feed import Plan, Shape
 from star_jax.models import hf, layout, sharding
 from star_jax.models.config import Qwen3Config
 from star_jax.train import loss, place, processes, setup
-from star_jax.train.config import Teacher
-from star_jax.train.setup import Rows, Run
+from star_jax.train.config import Beside, Teacher
+from star_jax.train.setup import Learner, Rows, Run
 from star_jax.train.step import Programs, StepBatch
 
 ROUNDING = 1e-2  # a log-prob of a token that is all but certain, rounded, may lie above 0
@@ -146,7 +146,7 @@ class Model:
     With `load` false everything is there but the numbers, for a preview.
     """
 
-    def __init__(self, run: Run, teacher: Teacher, *, load: bool = True) -> None:
+    def __init__(self, run: Learner, teacher: Teacher | Beside, *, load: bool = True) -> None:
         assert teacher.model is not None
         self.mesh = setup.make_mesh(teacher.mesh, "teacher.mesh")
         self.config = hf.read_config(Path(teacher.model))
@@ -181,7 +181,7 @@ class Model:
 class Live(Silent):
     """A live teacher's words on the rows of one file."""
 
-    def __init__(self, run: Run, rows: Rows, model: Model) -> None:
+    def __init__(self, run: Learner, rows: Rows, model: Model) -> None:
         self.model = model
         self._rows = rows
         self._student_mesh = run.mesh
@@ -225,7 +225,7 @@ class Live(Silent):
         return batch._replace(micro=batch.micro._replace(teacher=loss.Live(hidden)))
 
 
-def _check_pair(run: Run, folder: str, config: Qwen3Config) -> None:
+def _check_pair(run: Learner, folder: str, config: Qwen3Config) -> None:
     if config.vocab_size != run.model.vocab_size:
         raise ValueError(
             f"teacher.model: {folder} has a vocabulary of {config.vocab_size}, the student one of "

@@ -18,6 +18,7 @@ from star_jax.train.rollouts import Answer, Rollout
 
 KINDS: tuple[Wanted, ...] = ("call", "words")
 STILL = 1e-9  # a reward that moves by less does not move
+LEAST_CALLS = 0.05  # a policy that calls less often than this has nothing to lose
 
 
 class Gap(NamedTuple):
@@ -31,7 +32,7 @@ def gap(rollout: Rollout, old: Sequence[np.ndarray]) -> Gap:
     apart = [
         np.abs(ours - answer.logps)
         for (group, answer), ours in zip(answers, old, strict=True)
-        if group.drawn_at == rollout.number
+        if group.drawn_at == rollout.number and not answer.guided
     ]
     if not apart:
         return Gap(0.0, 0.0)
@@ -42,7 +43,7 @@ def gap(rollout: Rollout, old: Sequence[np.ndarray]) -> Gap:
 def numbers(rollout: Rollout, prompts: Prompts) -> dict[str, float]:
     """Of what this rollout's policy said, whether it is trained on or not."""
     fresh = rollout.fresh
-    answers = [answer for group in fresh for answer in group.answers]
+    answers = [answer for group in fresh for answer in group.own]
     told = {
         "rollout/groups": float(len(rollout.chosen)),
         "rollout/prompts_asked": float(len(fresh)),
@@ -70,7 +71,7 @@ def numbers(rollout: Rollout, prompts: Prompts) -> dict[str, float]:
             answer
             for group in fresh
             if prompts.rows[group.prompt].wanted == wanted
-            for answer in group.answers
+            for answer in group.own
         ]
         if some:
             told |= _parts(f"rollout/{wanted}_", some)
@@ -90,6 +91,21 @@ def _share(answers: Sequence[Answer], holds: Callable[[Answer], bool]) -> float:
     return float(np.mean([holds(answer) for answer in answers]))
 
 
+def collapse(before: dict[str, float], now: dict[str, float]) -> str | None:
+    """A sentence where calls that are due have become half as frequent as they were, or rarer."""
+    name = "rollout/call_call_share"
+    if name not in before or name not in now or before[name] < LEAST_CALLS:
+        return None
+    if now[name] >= before[name] / 2:
+        return None
+    return (
+        f"where a call is due the policy calls in {now[name]:.0%} of its answers, at the beginning "
+        f"in {before[name]:.0%}: a broken call is worth -1 and words 0, so a policy whose calls "
+        "mostly fail is paid for giving them up; train it further before rl, set "
+        "reward.reply_for_call to invalid, or go on with rollout.allow_collapse true"
+    )
+
+
 def line(rollout: Rollout, told: dict[str, float]) -> str:
     """For a person at a terminal."""
     parts = [
@@ -100,7 +116,7 @@ def line(rollout: Rollout, told: dict[str, float]) -> str:
             reward, calls = (told[f"rollout/{wanted}_{x}"] for x in ("reward", "call_share"))
             parts.append(f"where {wanted} is due: reward {reward:.3f}, calls in {calls:.0%}")
     bad = Counter(
-        answer.kind for group in rollout.fresh for answer in group.answers if answer.format <= 0
+        answer.kind for group in rollout.fresh for answer in group.own if answer.format <= 0
     )
     if bad:
         parts.append("bad format: " + ", ".join(f"{k} {n}" for k, n in bad.most_common(3)))
@@ -130,10 +146,11 @@ class Watch:
                 )
 
     def _examples(self, rollout: Rollout, wanted: Wanted) -> str:
-        groups = [g for g in rollout.fresh if self._prompts.rows[g.prompt].wanted == wanted]
+        rows = self._prompts.rows
+        groups = [group for group in rollout.fresh if rows[group.prompt].wanted == wanted]
         lines = [
-            f"\n  row {self._prompts.rows[group.prompt].row_id}: {group.answers[0].text[:200]!r}: "
-            f"{group.answers[0].why}"
+            f"\n  row {rows[group.prompt].row_id}: {answer.text[:200]!r}: {answer.why}"
             for group in groups[:3]
+            for answer in group.own[:1]
         ]
         return "".join(lines)
