@@ -99,7 +99,7 @@ class Sampler:
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int] | np.ndarray],
         n: int = 1,
         *,
         names: Sequence[bytes] | None = None,

@@ -4,6 +4,8 @@
     ckd   distillation from a teacher, live or from its cache
     rl    the policy answers, a graded reward judges, groups are compared
     dpo   a right answer over a wrong one to the same prompt
+    teacher
+          a teacher's answers to every prompt, and those of them that a student learns from
           without a word: a tour of the program on a tiny random model, on this machine
 
 LOOP --help lists every key; --dry-run says what would be done. Exit status: 0 done, 1 a fault of
@@ -39,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             except BaseException as error:  # ours; the other processes are not to wait for this one
                 processes.leave(1, error)
                 raise
+        case ["teacher", *rest]:
+            return _teach(rest)
         case [("-h" | "--help"), *_]:
             print(__doc__)
             return OK
         case [word, *_] if not word.startswith("-"):
             print(
-                f"star_jax.train: {word}: is no command: use sft, ckd, rl or dpo", file=sys.stderr
+                f"star_jax.train: {word}: is no command: use sft, ckd, rl, dpo or teacher",
+                file=sys.stderr,
             )
             return MISTAKE
     return _tour(given)
@@ -153,6 +158,35 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
                 print(line)
         return None
     return fit.begin(task)
+
+
+def _teach(argv: list[str]) -> int:
+    """A teacher's answers; no training, so no session."""
+    from star_jax.train import config as configs
+    from star_jax.train import flags, processes, teacher
+
+    if "-h" in argv or "--help" in argv:
+        print(f"python -m star_jax.train teacher: {configs.Teach.__doc__}\n")
+        print(flags.help_text(configs.Teach, is_dry=False))
+        return OK
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        config = flags.load(configs.Teach, argv)
+        if config.cpu_devices > 1:
+            devices.split_cpu(config.cpu_devices)
+        with processes.Signals() as signals:
+            report = teacher.run(
+                teacher.open(config), teacher.logged, should_stop=lambda: bool(signals.ending())
+            )
+            told = signals.ending()
+    except (ValueError, OSError) as error:
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return MISTAKE
+    if report is None:
+        logging.info("stopped: the same command goes on")
+        return INTERRUPTED if told == signal.SIGINT else STOPPED
+    print("\n".join(report.lines()))
+    return OK
 
 
 def _task(loop: str, config: Any, is_dry: bool) -> Any:

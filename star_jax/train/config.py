@@ -570,6 +570,70 @@ class Dpo(Training):
             raise ValueError("data.max_targets: a cut answer is another one: leave it out")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a teacher answers."""
+
+    samples: int = 8  # answers to each prompt
+    max_new_tokens: int = 2048
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    slots: int = 64  # samples that are decoded at once
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "slots"):
+            at_least(f"sampling.{name}", getattr(self, name), 1)
+        at_least("sampling.temperature", self.temperature, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which answers a student shall learn from. Broken and unfinished ones are never kept."""
+
+    rule: Literal["format", "reward", "label"] = "format"  # format: STAR's; label: right ones
+    least_reward: float = 1.0  # of rule reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOf:
+    top_k: int = 0  # the teacher's best tokens to keep at every target; 0: no cache
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of their log-probs
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachData:
+    train: str  # rows whose prompts are asked: .jsonl, .jsonl.gz or .parquet
+    max_tokens: int = 8192  # of a prompt and its answer
+    skip_bad: int = 0  # bad rows that are left out instead of refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teach:
+    """A teacher answers every prompt; what a student shall learn from is kept."""
+
+    model: str  # folder of the teacher, in Hugging Face format
+    output: str  # folder for samples, kept rows, pairs, a report and perhaps a cache
+    seed: int = 0  # of the draws
+    dtype: Dtype = "bfloat16"  # of the teacher's parameters and computation
+    cpu_devices: int = 1  # without accelerators: devices that the CPU is split into
+    data: TeachData
+    sampling: Sampling = field(default_factory=Sampling)
+    reward: Reward = field(default_factory=Reward)
+    keep: Keep = field(default_factory=Keep)
+    cache: CacheOf = field(default_factory=CacheOf)
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        at_least("cpu_devices", self.cpu_devices, 1)
+        if self.sampling.max_new_tokens >= self.data.max_tokens:
+            raise ValueError(
+                f"sampling.max_new_tokens: is {self.sampling.max_new_tokens}, prompt and answer "
+                f"have {self.data.max_tokens} tokens: raise data.max_tokens"
+            )
+
+
 def at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not value >= least:
         raise ValueError(f"{name}: is {value}: give {least} or more")

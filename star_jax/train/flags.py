@@ -278,12 +278,13 @@ def _hints(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", hint
 
 
-def help_text(kind: Any) -> str:
+def help_text(kind: Any, *, is_dry: bool = True) -> str:
     """Every key: name, default, meaning."""
     lines = [
         f"  {'--config FILE':<34} the same keys in a YAML file; flags go over it",
-        f"  {'--dry-run':<34} say what would be done, with its memory, and do nothing",
     ]
+    if is_dry:
+        lines.append(f"  {'--dry-run':<34} say what would be done, with its memory, and do nothing")
     for name, default in _leaves(kind):
         owner = kind
         for section in name.split(".")[:-1]:

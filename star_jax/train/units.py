@@ -74,6 +74,23 @@ METRICS: Table = {
         "share",
         "where the label is words: samples with a call that can be read",
     ),
+    "preference/accuracy": ("share", "pairs whose chosen answer has gained more than the other"),
+    "preference/margin": ("", "β times how much more it has gained"),
+    "preference/chosen_reward": ("", "β times what chosen answers have gained in log-probability"),
+    "preference/rejected_reward": ("", "the same of rejected answers"),
+    "preference/chosen_cross_entropy_nats": ("nats", "-log π of a chosen answer's token"),
+    "eval/exact": ("share", "greedy answers that are the label's"),
+    "eval/reward": ("", "mean reward of greedy answers"),
+    "eval/valid_share": ("share", "greedy answers whose format is right"),
+    "eval/call_share": ("share", "greedy answers with a call that can be read"),
+    "eval/call_exact": ("share", "where the label is a call: answers that are the label's"),
+    "eval/call_reward": ("", "where the label is a call: mean reward"),
+    "eval/call_valid_share": ("share", "where the label is a call: answers of the right format"),
+    "eval/call_call_share": ("share", "where the label is a call: answers with a call"),
+    "eval/words_exact": ("share", "where the label is words: answers that are the label's"),
+    "eval/words_reward": ("", "where the label is words: mean reward"),
+    "eval/words_valid_share": ("share", "where the label is words: answers of the right format"),
+    "eval/words_call_share": ("share", "where the label is words: answers with a call"),
     "optim/learning_rate": ("", "learning rate of the step"),
     "optim/gradient_norm": ("", "2-norm of the gradient, before it is clipped"),
     "optim/clipped": ("share", "1 where the gradient was clipped, else 0"),
@@ -108,7 +125,7 @@ UNITS: Table = METRICS | PACE
 
 
 def is_metric(name: str) -> bool:
-    return name.removeprefix("eval/") in METRICS
+    return name in METRICS or name.removeprefix("eval/") in METRICS
 
 
 def is_pace(name: str) -> bool:
