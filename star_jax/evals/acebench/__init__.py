@@ -9,3 +9,21 @@
 Verdicts are the official ones, also where those are odd; docs/evals-acebench.md lists how. The
 standard library is enough for all of it, and nothing that a model wrote is ever run.
 """
+
+from star_jax.evals.acebench.aggregate import Scores, aggregate
+from star_jax.evals.acebench.check import check
+from star_jax.evals.acebench.data import MINI, NORMAL, Entry, read
+from star_jax.evals.acebench.prompt import Templates, messages, read_templates
+
+__all__ = [
+    "MINI",
+    "NORMAL",
+    "Entry",
+    "Scores",
+    "Templates",
+    "aggregate",
+    "check",
+    "messages",
+    "read",
+    "read_templates",
+]

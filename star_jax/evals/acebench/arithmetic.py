@@ -58,9 +58,7 @@ def compute(node: ast.expr | None) -> Any:
         case ast.Tuple(items):
             return tuple(compute(item) for item in items)
         case ast.Dict(keys, values):
-            return {
-                compute(key): compute(value) for key, value in zip(keys, values, strict=True)
-            }
+            return {compute(key): compute(value) for key, value in zip(keys, values, strict=True)}
     raise Unreadable(f"{type(node).__name__} inside arithmetic would have to be run")
 
 

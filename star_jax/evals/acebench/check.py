@@ -47,7 +47,14 @@ def check(text: str, entry: Entry | Mapping[str, Any]) -> Verdict:
     # What a schema without `required` (KeyError), an answer that is in no tool (TypeError), an
     # element that is no object (AttributeError) or an integer of thousands of digits (ValueError,
     # OverflowError) makes of the official checker.
-    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         name = type(error).__name__
         return Verdict(False, None, (f"the official checker ends with {name}",), raises=name)
 

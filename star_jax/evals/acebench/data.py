@@ -4,8 +4,8 @@
     root/data_all/data_{en,zh}/possible_answer/data_<category>.json   {id, ground_truth}
 
 Lines of JSON; the two files of a category have the same ids in the same order. `preference` has a
-`profile` instead of a `time`. The entries of the multi-turn categories are steps of dialogues: their
-ids end in _<dialogue>_<step>, and the steps of a dialogue stand together.
+`profile` instead of a `time`. The entries of the multi-turn categories are steps of dialogues:
+their ids end in _<dialogue>_<step>, and the steps of a dialogue stand together.
 """
 
 from __future__ import annotations
@@ -60,27 +60,33 @@ def read(
         raise ValueError(f"language is {language!r}: use 'en' or 'zh'")
     for category in categories:
         if category not in NORMAL:
-            raise ValueError(f"category {category!r} is none of {', '.join(NORMAL)}: use one of these")
+            raise ValueError(
+                f"category {category!r} is none of {', '.join(NORMAL)}: use one of these"
+            )
     folder = Path(root) / "data_all" / f"data_{language}"
     if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder: give the root of a checkout of ACEBench")
+        raise ValueError(
+            f"{folder}: there is no such folder: give the root of a checkout of ACEBench"
+        )
     return [entry for category in categories for entry in _category(folder, language, category)]
 
 
 def from_row(row: Mapping[str, Any]) -> Entry:
     """An entry from a mapping, spelled as Entry is or as ACEBench's files are."""
-    tools = row["tools"] if "tools" in row else row.get("function")
-    answer = row["possible_answer"] if "possible_answer" in row else row.get("ground_truth")
+    tools: Any = row["tools"] if "tools" in row else row.get("function")
+    answer: Any = row["possible_answer"] if "possible_answer" in row else row.get("ground_truth")
     fault = _tools_fault(tools) or _answer_fault(answer)
     if fault:
         raise ValueError(f"entry {row.get('id', '')}: {fault}")
-    texts = {name: str(row.get(name) or "") for name in ("id", "category", "language", "question")}
     return Entry(
-        **texts,
+        id=str(row.get("id") or ""),
+        category=str(row.get("category") or ""),
+        language=str(row.get("language") or "en"),
+        question=str(row.get("question") or ""),
         tools=tools,
         possible_answer=answer,
-        time=row.get("time") or "",
-        profile=row.get("profile") or "",
+        time=str(row.get("time") or ""),
+        profile=str(row.get("profile") or ""),
     )
 
 
@@ -142,7 +148,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(data)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{line}: is no JSON ({error}): fetch the file again") from error
+                raise ValueError(
+                    f"{path}:{line}: is no JSON ({error}): fetch the file again"
+                ) from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{line}: is no JSON object: write one object on each line")
             yield line, row

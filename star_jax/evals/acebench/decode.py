@@ -15,7 +15,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from star_jax.evals.acebench.arithmetic import Unreadable, compute
+from star_jax.evals.acebench.arithmetic import Number, Unreadable, compute
 
 MAX_CHARS = 100_000  # of an answer; official runs stop after 1,024 tokens
 
@@ -32,8 +32,7 @@ class Call:
 _FAILURES = (
     SyntaxError,
     ValueError,  # null bytes, lone surrogates, too many digits; Unreadable
-    TypeError,  # -'a', {[]: 1}
-    AttributeError,  # -x
+    TypeError,  # {[]: 1}, 1 + 'a'
     ArithmeticError,  # 1/0, 2.0**9999
     RecursionError,
     MemoryError,  # the parser's own stack
@@ -84,6 +83,8 @@ def _value(node: ast.expr | None) -> Any:
         case ast.Constant(value):
             return "..." if value is ... else value
         case ast.UnaryOp(operand=ast.Constant(value)):
+            if not isinstance(value, Number):
+                raise Unreadable("a sign stands before no number")
             return -value
         case ast.List(items):
             return [_value(item) for item in items]

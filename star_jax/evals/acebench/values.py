@@ -3,7 +3,7 @@
 The rules are ACEBench's, the odd ones too, so that a verdict is the official one:
 
 - numbers and booleans are never compared once their type is right;
-- a text need only contain the expected one, and white space, case and some punctuation do not count;
+- a text need only contain the expected one, and space, case and some punctuation do not count;
 - an expected value whose type is not the schema's makes the argument a variable: never compared;
 - fields of an object are compared as printed, and 15 contains 5;
 - an expected empty list or object of a schema type that has elements cannot be met.
@@ -27,7 +27,7 @@ class Wrong:
     why: str
 
 
-# What a schema's type is in Python. No value is an `enumerate`: an enum is right as a variable only.
+# What a schema's type is in Python. No value is an `enumerate`: an enum is a variable or wrong.
 TYPES: dict[str, type] = {
     "string": str,
     "any": str,
@@ -55,10 +55,7 @@ def compare(name: str, value: Any, answer: Any, schema: dict[str, Any]) -> Wrong
     declared = schema["type"]
     expected = TYPES[declared]
     element = TYPES[_element_type(schema)] if declared in WITH_ELEMENTS else None
-    if declared == "tuple" and type(value) is tuple:
-        value = list(value)
-    if declared == "float" and type(value) is int:
-        value = float(value)
+    value = _convert(value, declared)
     is_variable = _type(name, value, answer, expected, element)
     if isinstance(is_variable, Wrong):
         return is_variable
@@ -67,6 +64,14 @@ def compare(name: str, value: Any, answer: Any, schema: dict[str, Any]) -> Wrong
     if declared == "objectArray" and element is dict:
         return _object_array(name, value, answer)
     return _content(name, value, answer, expected, element)
+
+
+def _convert(value: Any, declared: str) -> Any:
+    if declared == "tuple" and type(value) is tuple:
+        return list(value)
+    if declared == "float" and type(value) is int:
+        return float(value)
+    return value
 
 
 def _element_type(schema: dict[str, Any]) -> str:
@@ -79,9 +84,7 @@ def _element_type(schema: dict[str, Any]) -> str:
     return "enum" if "enum" in schema["type"] else "dict"
 
 
-def _type(
-    name: str, value: Any, answer: Any, expected: type, element: type | None
-) -> bool | Wrong:
+def _type(name: str, value: Any, answer: Any, expected: type, element: type | None) -> bool | Wrong:
     """Whether the argument is a variable, which is not compared; or that its type is wrong."""
     answered = None if answer == "" else type(answer)
     value = _truth(value)
@@ -101,7 +104,7 @@ def _truth(value: Any) -> Any:
 
 
 def _has_types(value: Any, answer_item: Any, element: type) -> bool:
-    """Where an element of the expected value is no list, the argument's elements may be anything."""
+    """Whether the elements have the type, as far as the expected value asks for it."""
     if type(answer_item) is not list:
         return True
     return not any(isinstance(_type("", item, answer_item, element, None), Wrong) for item in value)
