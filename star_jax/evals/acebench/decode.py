@@ -83,9 +83,7 @@ def _value(node: ast.expr | None) -> Any:
         case ast.Constant(value):
             return "..." if value is ... else value
         case ast.UnaryOp(operand=ast.Constant(value)):
-            if not isinstance(value, Number):
-                raise Unreadable("a sign stands before no number")
-            return -value
+            return _negative(value)
         case ast.List(items):
             return [_value(item) for item in items]
         case ast.Tuple(items):
@@ -103,3 +101,9 @@ def _value(node: ast.expr | None) -> Any:
         case ast.Subscript(value, index):
             return f"{ast.unparse(value)}[{ast.unparse(index)}]"
     raise Unreadable(f"{type(node).__name__} is no constant")
+
+
+def _negative(value: Any) -> Number:
+    if not isinstance(value, Number):
+        raise Unreadable(f"a sign stands before {type(value).__name__}")
+    return -value
