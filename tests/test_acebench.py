@@ -215,6 +215,14 @@ def test_an_answer_may_be_so_long_and_no_longer() -> None:
     assert kind(verdict(padded(MAX_CHARS + 1), {"a": "x"}, a="string")) == "wrong_output_format"
 
 
+def test_a_computed_value_may_be_so_large_and_no_larger() -> None:
+    for text in ("'x'*10_000", "10_000*'x'", "1<<19_999", "2**10_000", "'x'*-5"):
+        assert decode(f"[f(a={text})]")
+    for text in ("'x'*10_001", "10_001*'x'", "1<<20_000", "3**10_001", "(1<<9999)*(1<<10_001)"):
+        with pytest.raises(Unreadable, match="would grow too"):
+            decode(f"[f(a={text})]")
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("[](){}fa=,:'\"1-+*.\\x \n#é你"), max_size=40) | st.text())
 def test_any_text_has_a_verdict(text: str) -> None:
@@ -370,8 +378,9 @@ def test_elements_have_types() -> None:
     # Elements of a list are only typed where the expected ones are lists.
     assert kind(verdict("[f(a=['x', 2])]", {"a": [1, 2]}, a=numbers)) == "value_error:list/tuple"
     assert kind(verdict("[f(a=['x'])]", {"a": [[1]]}, a=numbers)) == "type_error"
-    texts = {"type": "array", "items": {"type": "string"}}
-    assert verdict("[f(a=['A b'])]", {"a": ["ab"]}, a=texts).valid
+    for declared in ("array", "objectArray"):
+        texts = {"type": declared, "items": {"type": "string"}}
+        assert verdict("[f(a=['A b'])]", {"a": ["ab"]}, a=texts).valid
 
 
 def test_any_alternative_will_do_and_the_first_ones_error_is_told() -> None:
