@@ -43,6 +43,12 @@ def test_small_chances_are_not_lost() -> None:
     assert found == pytest.approx(64e-15, rel=1e-12)  # 1 − Π would be off by a hundredth
 
 
+def test_where_there_are_too_few_wrong_samples_it_is_one() -> None:
+    for k in range(1, 65):
+        samples, wrong = (grid.ravel() for grid in np.meshgrid(np.arange(k, 65), np.arange(k)))
+        assert (pass_at_k(samples - wrong, samples, k) == 1).all()
+
+
 def test_pass_at_1_is_the_mean() -> None:
     correct, samples = np.array([0, 1, 5, 7]), np.array([3, 3, 8, 7])
     assert (pass_at_k(correct, samples, 1) == mean_at_k(correct, samples)).all()

@@ -38,7 +38,8 @@ def pass_at_k(correct_P: ArrayLike, samples_P: ArrayLike, k: int) -> FloatP:
     none_P, some_P = np.ones(len(correct)), np.zeros(len(correct))
     for j in range(k):  # none_P: that j draws without replacement are all wrong
         some_P += none_P * (correct / (samples - j))
-        none_P *= np.maximum(samples - correct - j, 0) / (samples - j)
+        none_P *= (samples - correct - j) / (samples - j)
+    # Once there are too few wrong samples none_P is 0 and the sum is 1, but for rounding.
     return np.where(samples - correct < k, 1.0, np.minimum(some_P, 1.0))
 
 
