@@ -91,8 +91,9 @@ def documents(source: Source, name: str) -> list[Document]:
             document = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{file}:{number}: is no JSON ({error}); {_REMEDY}") from None
-        if not isinstance(document, dict) or not isinstance(document.get("name"), str):
-            raise ValueError(f"{file}:{number}: is no function document with a name; {_REMEDY}")
+        fields = document if isinstance(document, dict) else {}
+        if not all(isinstance(fields.get(key), str) for key in ("name", "description")):
+            raise ValueError(f"{file}:{number}: is no object with name and description; {_REMEDY}")
         found.append(document)
     return found
 

@@ -166,5 +166,5 @@ def _taken(documents: list[dict[str, Any]], wanted: str, entry: object) -> dict[
         if document["name"] == wanted:
             return documents.pop(index)
     raise ValueError(
-        f"entry {entry}: missed_function {wanted!r} is in no document of its classes; mend the entry"
+        f"entry {entry}: missed_function {wanted!r} is no function of its classes; mend the entry"
     )

@@ -16,7 +16,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -53,7 +53,7 @@ class Runner:
 
 
 @contextmanager
-def budget(seconds: float) -> Iterator[None]:
+def budget(seconds: float) -> Generator[None]:
     """The kernel ends this process if what runs inside takes more processor time."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
