@@ -141,8 +141,7 @@ def main() -> None:
         for category in sorted({case["id"].rpartition("_")[0] for case in cases}):
             entries |= load_entries(category)
         answers = [
-            run(case, entries[case["id"]], f"scripted{number}")
-            for number, case in enumerate(cases)
+            run(case, entries[case["id"]], f"scripted{number}") for number, case in enumerate(cases)
         ]
     json.dump(answers, sys.stdout)
 

@@ -49,7 +49,9 @@ def written(call: str, documents: dict[str, list[str]], as_text: bool = False) -
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': inside})}\n</tool_call>"
 
 
-THOUGHT = '<think>\nPerhaps <tool_call>\n{"name": "ls", "arguments": {}}\n</tool_call>?\n</think>\n\n'
+THOUGHT = (
+    '<think>\nPerhaps <tool_call>\n{"name": "ls", "arguments": {}}\n</tool_call>?\n</think>\n\n'
+)
 ODD = (
     '<tool_call>\n{"name": "cd", "arguments": {"folder": \n</tool_call>',
     '<tool_call>\n{"name": "cd"}\n</tool_call>',
@@ -60,14 +62,14 @@ ODD = (
     '<tool_call>\n{"name": "ls", "arguments": "{"}\n</tool_call>',
     '<tool_call>\n{"name": "ls", "arguments": "null"}\n</tool_call>',
     '<tool_call>\n{"name": "ls", "arguments": []}\n</tool_call>',
-    '<tool_call>\n[]\n</tool_call>',
+    "<tool_call>\n[]\n</tool_call>",
     '<tool_call>\n"ls()"\n</tool_call>',
-    '<tool_call>\nnull\n</tool_call>',
-    '<tool_call>\n7\n</tool_call>',
+    "<tool_call>\nnull\n</tool_call>",
+    "<tool_call>\n7\n</tool_call>",
     '<tool_call>\n{"function": {"name": "ls", "arguments": {}}}\n</tool_call>',
     '<tool_call>\n{"function": 1, "name": "ls", "arguments": {}}\n</tool_call>',
-    '<tool_call>\n</tool_call>',
-    '<tool_call>\n\n</tool_call>',
+    "<tool_call>\n</tool_call>",
+    "<tool_call>\n\n</tool_call>",
     '<tool_call>{"name": "ls", "arguments": {}}</tool_call>',
     '<tool_call>\n<tool_call>\n{"name": "ls", "arguments": {}}\n</tool_call>\n</tool_call>',
     '<tool_call>\n{"name": "ls", "arguments": {}, "id": 1}\n</tool_call>',

@@ -80,8 +80,11 @@ def _parsed(source: str) -> tuple[str, list[Any], dict[str, Any]]:
     node = ast.parse(source.strip(), "<string>", mode="eval").body
     if not isinstance(node, ast.Call) or any(one.arg is None for one in node.keywords):
         raise _Refused("invalid syntax (<string>, line 1)")
-    positional = [ast.literal_eval(one) for one in node.args]
-    named = {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
+    try:
+        positional = [ast.literal_eval(one) for one in node.args]
+        named = {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
+    except ValueError:
+        raise _Refused("the arguments of a call are literals") from None
     return ast.unparse(node.func), positional, named
 
 

@@ -124,17 +124,29 @@ class Sandbox:
                 try:
                     answer = self._answer(json.dumps(request).encode())
                 except _Died as death:
-                    if death.at is None or death.at not in ours or death.at in stopped:
-                        where = f"call {calls[death.at]}" if death.at is not None else "no call"
+                    if death.at in ours and death.at not in stopped:
+                        stopped |= {death.at}
+                    elif not self._refuse_all(calls, ours):
+                        where = "no call" if death.at is None else f"call {calls[death.at]}"
                         raise RuntimeError(
                             f"the sandbox of {self.source.root} ended at {where}, which no model"
                             " wrote; see its message above, and that the entry's own calls run"
                         ) from None
-                    stopped |= {death.at}
                     continue
                 if "fault" in answer:
                     raise ValueError(answer["fault"])
                 return answer["answer"], stopped
+
+    @staticmethod
+    def _refuse_all(calls: list[Any], ours: set[int]) -> bool:
+        """Refuse all that a model wrote; whether anything was left to refuse.
+
+        What it did may be what another call, or the comparison, died of.
+        """
+        open_calls = [calls[number] for number in ours if "refused" not in calls[number]]
+        for call in open_calls:
+            call["refused"] = _SPENT
+        return bool(open_calls)
 
     def _answer(self, request: bytes) -> dict[str, Any]:
         connection = self._connected()
