@@ -246,6 +246,37 @@ def test_twenty_one_steps_end_a_dialogue(last: bool, apis: Sandbox) -> None:
     assert multi_turn.verdict(dialogue).error_type == wrong
 
 
+def test_a_call_inside_the_thoughts_is_written_and_not_performed(apis: Sandbox) -> None:
+    dialogue = multi_turn.start(entry("multi_turn_base_0"), apis)
+    text = f"<think>\nPerhaps {said('list_notes')}?\n</think>\n\nNo."
+    dialogue = multi_turn.advance(dialogue, text)
+    assert dialogue.decoded == ((), ())
+    assert dialogue.messages[1]["tool_calls"] == [{"name": "list_notes", "arguments": {}}]
+    assert dialogue.messages[1]["content"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "performed"),
+    [
+        ({"word": "tent"}, True),
+        ('{"word": "tent"}', True),
+        ('"word"', False),
+        ("{", False),
+        (None, False),
+        ([], False),
+    ],
+)
+def test_arguments_may_be_json_in_a_string(
+    arguments: object, performed: bool, apis: Sandbox
+) -> None:
+    body = json.dumps({"name": "search", "arguments": arguments})
+    text = f"<tool_call>\n{body}\n</tool_call>"
+    dialogue = multi_turn.advance(multi_turn.start(entry("multi_turn_base_0"), apis), text)
+    calls = (({"name": "search", "arguments": {"word": "tent"}},),)
+    assert dialogue.decoded[0] == (calls if performed else ())
+    assert dialogue.ended is None
+
+
 BROKEN = '<tool_call>\n{"name": "search", \n</tool_call>'
 
 

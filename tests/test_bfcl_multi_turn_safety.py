@@ -22,7 +22,7 @@ FAILED = "Error during execution: "
 
 @pytest.fixture(scope="module")
 def apis() -> Iterator[Sandbox]:
-    with Sandbox(MINI, call_s=0.5) as sandbox:
+    with Sandbox(MINI, call_s=0.3) as sandbox:
         yield sandbox
 
 
@@ -319,6 +319,11 @@ def test_states_that_hold_themselves_are_told_in_bounds() -> None:
     told = differences.lines("x", ours, theirs)
     assert told[:2] == ["x['a'] is 1, expected 2", "x['b']['a'] is 1, expected 2"]
     assert len(told) == differences.MAX_LINES
+    # More ways through them than there is time for, and no difference on any.
+    pair: list[dict[str, Any]] = [{}, {}]
+    for one in pair:
+        one.update(a=one, b=one)
+    assert differences.lines("x", *pair) == []
     wide = [differences.lines("x", list(range(9000)), [0] * 9000)]
     assert wide[0][0] == "x[1] is 1, expected 0"
     assert differences.lines("x", {"a": [1.0, "é" * 500]}, {"a": [1, "é"]}) == [
@@ -346,4 +351,8 @@ def test_a_model_that_the_answer_dies_of_is_wrong(tmp_path: Path) -> None:
     with Sandbox(source_of(SPOILING, tmp_path)) as apis:
         assert check([[["work()"]]], row, apis).valid
         lost = check([[["spoil()"]]], row, apis)
+        assert check([[["spoil()"]]], {**row, "ground_truth": [[]]}, apis).valid
+        after = check([[["work()"]]], row, apis)
     assert lost.error_type == "multi_turn:execution_response_mismatch"
+    # Not even what a class keeps for all its objects outlives a scoring.
+    assert after.valid
