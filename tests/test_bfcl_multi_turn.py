@@ -387,7 +387,11 @@ def judged(row: dict[str, Any], apis: Sandbox) -> None:
         ("id", None, "entry: id is None"),
         ("involved_classes", "NoteKeeper", "entry multi_turn_base_0: involved_classes is"),
         ("initial_config", [], "entry multi_turn_base_0: initial_config is"),
-        ("initial_config", {"NoteKeeper": []}, "initial_config of NoteKeeper cannot be loaded"),
+        (
+            "initial_config",
+            {"NoteKeeper": []},
+            "entry multi_turn_base_0: initial_config of NoteKeeper cannot be loaded",
+        ),
         ("ground_truth", "ls()", "ground_truth is no list of turns"),
         ("involved_classes", ["File"], "no file defines class 'File'"),
         ("question", [], "question is no list of turns"),

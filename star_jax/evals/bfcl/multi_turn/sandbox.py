@@ -134,7 +134,7 @@ class Sandbox:
                         ) from None
                     continue
                 if "fault" in answer:
-                    raise ValueError(answer["fault"])
+                    raise ValueError(f"entry {request['id']}: {answer['fault']}")
                 return answer["answer"], stopped
 
     @staticmethod
@@ -218,7 +218,7 @@ def _setting(entry: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"entry {name}: initial_config is {config!r}; give an object by class")
     category = name.rpartition("_")[0]
     is_long = "long_context" in category or "composite" in category
-    return {"classes": involved, "config": config, "long_context": is_long}
+    return {"id": name, "classes": involved, "config": config, "long_context": is_long}
 
 
 def _sent(step: Sequence[object], calls: list[Any]) -> list[Any]:
