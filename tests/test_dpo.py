@@ -105,7 +105,7 @@ def test_a_step_is_the_mean_of_its_pairs(folder: Path, tmp_path: Path) -> None:
     """The sums of a micro-batch against `preference.dpo` of log-probs from plain logits."""
     task = opened(folder, tmp_path / "out", preference__sft_weight=0.5, preference__beta=0.3)
     run = task.run
-    params = models.init(run.model, jax.random.key(5))
+    params = models.init(run.model, jax.random.key(5), mesh=run.mesh)
     plan = run.train.feed.plan(0)
     source = task.source
     assert isinstance(source, dpo.Beside)

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
         case ["teacher", *rest]:
             return _teach(rest)
+        case ["curriculum", *rest]:
+            return _curriculum(rest, given)
         case [("-h" | "--help"), *_]:
             print(__doc__)
             return OK
@@ -135,7 +137,7 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     """The session that is to go on; None where a preview was all that was asked for."""
     import jax
 
-    from star_jax.train import fit, preview, processes, rl
+    from star_jax.train import fit, preview, processes, rl, stages
 
     if config.compute.cpu_devices > 1:
         devices.split_cpu(config.compute.cpu_devices)
@@ -151,13 +153,37 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
             return None
         return rl.begin(run)
     with processes.together():
-        task = _task(loop, config, is_dry)
+        task = stages.task(loop, config, load=not is_dry)
     if is_dry:
         for line in preview.lines(task):
             if jax.process_index() == 0:
                 print(line)
         return None
     return fit.begin(task)
+
+
+def _curriculum(argv: list[str], given: list[str]) -> int:
+    """Several stages from one file."""
+    from star_jax.train import course, fit, rl
+
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    try:
+        ending = course.run(course.asked(argv), given, lambda line: print(line, flush=True))
+    except fit.NonFinite as error:
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return NON_FINITE
+    except (rl.Starved, rl.Apart, rl.Collapsed) as error:
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return NOTHING
+    except (ValueError, OSError) as error:
+        logging.debug("raised here", exc_info=True)
+        print(f"star_jax.train: {error}", file=sys.stderr)
+        return MISTAKE
+    if ending is None:
+        return OK
+    logging.info("stopped: the same command goes on")
+    return INTERRUPTED if ending == signal.SIGINT else STOPPED
 
 
 def _teach(argv: list[str]) -> int:
@@ -187,18 +213,6 @@ def _teach(argv: list[str]) -> int:
         return INTERRUPTED if told == signal.SIGINT else STOPPED
     print("\n".join(report.lines()))
     return OK
-
-
-def _task(loop: str, config: Any, is_dry: bool) -> Any:
-    from star_jax.train import ckd, dpo, sft
-
-    match loop:
-        case "sft":
-            return sft.task(config)
-        case "ckd":
-            return ckd.task(config, load=not is_dry)
-        case _:
-            return dpo.task(config, load=not is_dry)
 
 
 def _go_on(session: Any) -> int:

@@ -634,6 +634,37 @@ class Teach:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What a model can do on files of rows."""
+
+    model: str  # folder in Hugging Face format
+    output: str  # folder for marks.json and answers.jsonl
+    data: tuple[str, ...]  # files of rows, each NAME=FILE or FILE
+    seed: int = 0  # of the samples
+    dtype: Dtype = "bfloat16"  # of parameters and computation
+    cpu_devices: int = 1  # without accelerators: devices that the CPU is split into
+    max_tokens: int = 8192  # of a prompt and its answer
+    max_new_tokens: int = 512
+    samples: int = 8  # answers to each prompt for pass@k, beside the greedy one
+    temperature: float = 1.0  # of these
+    slots: int = 64  # samples that are decoded at once
+    skip_bad: int = 0  # bad rows that are left out instead of refused
+    reward: Reward = field(default_factory=Reward)
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "slots", "cpu_devices"):
+            at_least(name, getattr(self, name), 1)
+        above("temperature", self.temperature, 0)
+        if self.max_new_tokens >= self.max_tokens:
+            raise ValueError(
+                f"max_new_tokens: is {self.max_new_tokens}, prompt and answer have "
+                f"{self.max_tokens} tokens: raise max_tokens"
+            )
+        if not self.data:
+            raise ValueError("data: is empty: give files of rows")
+
+
 def at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not value >= least:
         raise ValueError(f"{name}: is {value}: give {least} or more")

@@ -58,9 +58,39 @@ def load(kind: type[T], argv: Sequence[str], under: Mapping[str, Any] | None = N
         if default is dataclasses.MISSING and _get(raw, name.split(".")) is None:
             raise ValueError(f"{source}{name}: is missing: give --{name}, or put it in a --config")
     for section in sorted(_sections(known)):
-        if _get(raw, section.split(".")) is None:
-            _put(raw, section.split("."), {})  # so that what it lacks is said by the section itself
+        _put_default(raw, section)
     return decode(kind, raw, source, places)
+
+
+def nested(kind: type[T], raw: Mapping[str, Any], where: str) -> T:
+    """From nested values that stand somewhere else than in a file of their own."""
+    known = dict(_leaves(kind))
+    for name in _named(raw, ""):
+        _check_name(name, known, where)
+    whole = copy.deepcopy(dict(raw))
+    for name, default in known.items():
+        if default is dataclasses.MISSING and _get(whole, name.split(".")) is None:
+            raise ValueError(f"{where}{name}: is missing: give it")
+    for section in sorted(_sections(known)):
+        _put_default(whole, section)
+    return decode(kind, whole, where)
+
+
+def _named(raw: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            yield from _named(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def known_key(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """ValueError for the first key that is none of these."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(known)}"
+            raise ValueError(f"{where}: {name}: is unknown: {hint}")
 
 
 def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,6 +273,12 @@ def _check_name(name: str, known: Mapping[str, Any], where: str, is_section: boo
 def _sections(known: Mapping[str, Any]) -> set[str]:
     inner = {leaf.rpartition(".")[0] for leaf in known}
     return (inner | {section.rpartition(".")[0] for section in inner}) - {""}
+
+
+def _put_default(raw: dict[str, Any], section: str) -> None:
+    """An empty section where there is none, so that what it lacks is said by the section itself."""
+    if _get(raw, section.split(".")) is None:
+        _put(raw, section.split("."), {})
 
 
 def _put(raw: dict[str, Any], keys: Sequence[str], value: Any) -> None:

@@ -8,6 +8,9 @@ stands in its prompt. `docs/world.md` tells what is in it.
 """
 
 from star_jax.world.generate import CASES, SPLITS, VERSION, Row, row, rows
+from star_jax.world.tokenizer import ASSETS
 from star_jax.world.tokenizer import FOLDER as TOKENIZER
 
-__all__ = ["CASES", "SPLITS", "TOKENIZER", "VERSION", "Row", "row", "rows"]
+MODELS = {name: ASSETS / name for name in ("student", "teacher")}
+
+__all__ = ["CASES", "MODELS", "SPLITS", "TOKENIZER", "VERSION", "Row", "row", "rows"]

@@ -23,7 +23,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from star_jax import chat
 from star_jax.world.generate import rows
 
-FOLDER = Path(__file__).parent / "assets" / "tokenizer"
+ASSETS = Path(__file__).parent / "assets"
+FOLDER = ASSETS / "tokenizer"
 SIZE = 2048  # ids, the special ones among them
 ROWS = 5000  # of `train`, which the merges are counted on
 SEED = 20_26  # no other use of the split has it
