@@ -63,7 +63,7 @@ class Report:
     kept: int = 0
     pairs: int = 0
     prompts_with_none: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)  # why → how many
+    dropped: dict[str, int] = field(default_factory=dict)  # why → how many
     call_samples: int = 0  # samples where a call is due
     call_valid: int = 0
     call_exact: int = 0
@@ -73,7 +73,7 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         yield f"{self.samples} samples of {self.prompts} prompts, {self.kept} kept"
-        for why, count in self.dropped.most_common():
+        for why, count in Counter(self.dropped).most_common():
             yield f"  dropped {count}: {why}"
         for kind in ("call", "words"):
             total = getattr(self, f"{kind}_samples")
@@ -208,7 +208,7 @@ def sift(made: TeachRun) -> Report:
             pairs.append(pair)
     report.kept, report.pairs = len(rows), len(pairs)
     if not rows:
-        why = ", ".join(f"{count} {why}" for why, count in report.dropped.most_common(3))
+        why = ", ".join(f"{count} {why}" for why, count in Counter(report.dropped).most_common(3))
         raise ValueError(
             f"{made.output / SAMPLES}: none of {report.samples} answers is kept ({why}): train the "
             "teacher further, or keep by another rule"
@@ -264,10 +264,11 @@ def _count(
 ) -> None:
     report.samples += len(judged)
     report.prompts_with_none += not kept
-    report.dropped.update(one.drop for one in judged if one.drop is not None)
-    doubles = sum(one.drop is None for one in judged) - len(kept)
-    if doubles:
-        report.dropped["says what another one says"] += doubles
+    why = Counter(one.drop for one in judged if one.drop is not None)
+    why["says what another one says"] = sum(one.drop is None for one in judged) - len(kept)
+    for name, more in why.items():
+        if more:
+            report.dropped[name] = report.dropped.get(name, 0) + more
     for name, count in (
         ("samples", len(judged)),
         ("valid", sum(one.is_valid for one in judged)),
