@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from star_jax.evals.bfcl.crash import Crash, whole
+from star_jax.evals.bfcl.crash import Crash
+from star_jax.evals.bfcl.lines import line_end, skip_space, whole
 
 INTEGER = re.compile(r"-?\d+$")
 LONG = re.compile(r"(-?\d+)[lL]$")
@@ -25,10 +26,10 @@ ARRAY = re.compile(r"new\s+\w+\[\]\s*\{")
 LIST_OF = re.compile(r"new\s+ArrayList<\w*>\(Arrays\.asList\(")
 LIST = re.compile(r"new\s+ArrayList<\w*>\(\)")
 LIST_BLOCK = re.compile(r"new\s+ArrayList<\w*>\(\)\s*\{\{\s*")
+ADD = re.compile(r"add\(")
 MAP = re.compile(r"new\s+HashMap<")
 MAP_TAIL = re.compile(r">\s*\(\)")
 MAP_BLOCK = re.compile(r">\s*\(\)\s*\{")
-SPACE = re.compile(r"\s*")
 
 # Types that the official table knows and its converter has no code for. (It names Set for both.)
 UNREADABLE = frozenset({"Set", "Hashtable", "Queue", "Stack"})
@@ -80,11 +81,9 @@ def untyped(text: str) -> Any:
 
 def array(text: str, items: str | None) -> Any:
     """`new T[]{...}`, wherever in the text: up to the first brace that closes, on one line."""
-    for start in ARRAY.finditer(text):
-        body = until(text, start.end(), "}")
-        if body is not None:
-            elements = (part.strip() for part in body.split(","))
-            return [element(part, items) for part in elements if part]
+    for body in bodies(text, ARRAY, "}"):
+        elements = (part.strip() for part in body.split(","))
+        return [element(part, items) for part in elements if part]
     return text
 
 
@@ -94,25 +93,14 @@ def element(text: str, items: str | None) -> Any:
 
 def array_list(text: str, items: str | None) -> Any:
     """`new ArrayList<T>(Arrays.asList(...))`, or with a block of `add(...)`, or empty."""
-    for start in LIST_OF.finditer(text):
-        body = until(text, start.end(), "))", least=1)
-        if body is not None:
-            return [listed(part.strip(), items) for part in body.split(",")]
+    for body in bodies(text, LIST_OF, "))", least=1):
+        return [listed(part.strip(), items) for part in body.split(",")]
     if block := LIST_BLOCK.search(text):
         stop = text.find("}}", block.end() + 1)
         if stop >= 0:
-            return [listed(part.strip(), items) for part in added(text[block.end() : stop])]
+            added = bodies(text[block.end() : stop], ADD, ")", least=1)
+            return [listed(part.strip(), items) for part in added]
     return [] if LIST.search(text) else text
-
-
-def added(block: str) -> Iterator[str]:
-    """What stands between the brackets of every `add(...)`."""
-    at = 0
-    while (start := block.find("add(", at)) >= 0:
-        body = until(block, start + 4, ")", least=1)
-        at = start + 4 if body is None else start + 4 + len(body) + 1
-        if body is not None:
-            yield body
 
 
 def listed(text: str, items: str | None) -> Any:
@@ -121,7 +109,7 @@ def listed(text: str, items: str | None) -> Any:
 
 
 def hash_map(text: str) -> Any:
-    """`new HashMap<K, V>()` with a block of `put("key", value);`, up to the first brace that closes."""
+    """`new HashMap<K, V>()` with a block of `put("key", value);` up to the first closing brace."""
     head = MAP.search(text)
     if head is None:
         return text
@@ -150,23 +138,53 @@ def is_empty_map(text: str) -> bool:
 
 def pairs(block: str) -> Iterator[tuple[str, str]]:
     """Every `put("key", value)` of a block."""
-    at = 0
+    at, end = 0, -1
     while (start := block.find('put("', at)) >= 0:
-        end = block.find("\n", start)
-        end = len(block) if end < 0 else end
-        for split in (block.find('",', start + 5, end), block.rfind('",', start + 5, end)):
-            found = SPACE.match(block, split + 2)
-            value = until(block, found.end(), ")") if split >= 0 and found else None
-            if found and value is not None:
-                yield block[start + 5 : split], value.strip()
-                at = found.end() + len(value) + 1
-                break
-        else:
+        if end < start:
+            end = line_end(block, start)
+        pair = key_and_value(block, start + 5, end)
+        if pair is None:
             at = end  # no other put on this line has what this one lacks
+            continue
+        key, value, at = pair
+        yield key, value.strip()
 
 
-def until(text: str, start: int, end: str, least: int = 0) -> str | None:
-    """What stands before the next `end` on the same line; `least` characters of it at least."""
-    stop = text.find(end, start + least)
-    line = text.find("\n", start, None if stop < 0 else stop)
-    return None if stop < 0 or line >= 0 else text[start:stop]
+def key_and_value(block: str, start: int, end: int) -> tuple[str, str, int] | None:
+    """The key from `start` on, the value behind it, and where that ends.
+
+    The key ends at the line's first `",`. Where no value follows on that line, the value may stand
+    on the next, behind a `",` that ends the line.
+    """
+    for find in (block.find, block.rfind):
+        split = find('",', start, end)
+        if split < 0:
+            return None
+        opens = skip_space(block, split + 2)
+        closes = block.find(")", opens, line_end(block, opens) if opens > end else end)
+        if closes >= 0:
+            return block[start:split], block[opens:closes], closes + 1
+    return None
+
+
+def bodies(text: str, head: re.Pattern[str], end: str, least: int = 0) -> Iterator[str]:
+    """What stands between each head and the next `end`, where that is on the same line.
+
+    `least` is the number of characters that a body has at least. Where an end or a line's end was
+    found, it is kept for the heads to come: a text of nothing but heads is read once.
+    """
+    stop = line = -1
+    after = 0
+    for found in head.finditer(text):
+        start = found.end()
+        if found.start() < after:
+            continue
+        if stop < start + least:
+            stop = text.find(end, start + least)
+        if stop < 0:
+            return
+        if line < start:
+            line = line_end(text, start)
+        if stop < line:
+            yield text[start:stop]
+            after = stop + len(end)

@@ -1,6 +1,6 @@
 """JavaScript literals as Python values, as the official checker reads them.
 
-    "true", "Boolean" → True        "[1, 'a']", "array" → [1, "a"]        "{a: 1}", "dict" → {"a": 1}
+    "true", "Boolean" → True      "[1, 'a']", "array" → [1, "a"]      "{a: 1}", "dict" → {"a": 1}
 
 As with Java (see there): what does not look like a literal of its type stays text, the patterns
 are the official ones with all that they miss, and no text makes this slow.
@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from star_jax.evals.bfcl.crash import Crash, whole
+from star_jax.evals.bfcl.crash import Crash
+from star_jax.evals.bfcl.lines import skip_space, until, whole
 
 INTEGER = re.compile(r"-?\d+$")
 FLOAT = re.compile(r"-?\d+(?:\.\d+)?$")
@@ -172,17 +173,3 @@ def next_key(body: str, start: int) -> tuple[int, int]:
             return comma, key - 1  # a key of one space
         comma = end
     return len(body), len(body)
-
-
-def until(text: str, start: int, end: str) -> str | None:
-    """What stands before the next `end` on the same line."""
-    stop = text.find(end, start)
-    if stop < 0 or text.find("\n", start, stop) >= 0:
-        return None
-    return text[start:stop]
-
-
-def skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
