@@ -40,7 +40,7 @@ def check(
     except Crash as crash:
         return crashed(crash.name)
     # A tool or an answer that is not in BFCL's form: the official checker ends the same way.
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         return crashed(type(error).__name__, str(error))
 
 

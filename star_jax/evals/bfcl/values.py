@@ -45,14 +45,14 @@ def plain(value: Any) -> Any:
 
 
 def check_string(value: str, accepted: Sequence[Any]) -> Verdict:
-    if plain(value) in [plain(option) for option in accepted if isinstance(option, str)]:
+    if plain(value) in [plain(option) for option in elements(accepted) if isinstance(option, str)]:
         return RIGHT
     return none_of("value_error:string", value, accepted)
 
 
 def check_list(value: Sequence[Any], accepted: Sequence[Any]) -> Verdict:
     found = [plain(item) for item in value]
-    if found in [[plain(item) for item in elements(option)] for option in accepted]:
+    if found in [[plain(item) for item in elements(option)] for option in elements(accepted)]:
         return RIGHT
     return none_of("value_error:list/tuple", value, accepted)
 
