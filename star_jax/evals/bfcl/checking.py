@@ -10,9 +10,9 @@ from typing import Any
 
 from star_jax.evals.bfcl import matching
 from star_jax.evals.bfcl.crash import Crash
-from star_jax.evals.bfcl.decode import Failure
+from star_jax.evals.bfcl.decode import Call, Failure
 from star_jax.evals.bfcl.kinds import language_of
-from star_jax.evals.bfcl.matching import Answer, Call, Tool
+from star_jax.evals.bfcl.matching import Answer, Tool
 from star_jax.evals.bfcl.wrong import RIGHT, wrong
 from star_jax.evals.verdict import Verdict
 

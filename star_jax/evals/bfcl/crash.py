@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 class Crash(Exception):
-    """The official checker raises the exception of this name; `check` makes a Verdict of it."""
+    """The official code raises the exception of this name; a Verdict or a Failure is made of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, why: str = "") -> None:
         super().__init__(name)
         self.name = name
+        self.why = why

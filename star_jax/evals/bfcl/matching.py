@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from star_jax.evals.bfcl.decode import Call
 from star_jax.evals.bfcl.kinds import Language, check_type, read
 from star_jax.evals.bfcl.values import check_value
 from star_jax.evals.bfcl.wrong import RIGHT, show, wrong
 from star_jax.evals.verdict import Verdict
 
-Call = Mapping[str, Any]  # {"name": ..., "arguments": {...}}
+
 Tool = Mapping[str, Any]
 Answer = Mapping[str, Mapping[str, Sequence[Any]]]  # {tool: {parameter: [accepted values]}}
 
