@@ -6,6 +6,8 @@ Nothing here needs more than the standard library, and nothing that a model wrot
 official checker is odd, so is this; `docs/evals.md` has the list.
 """
 
+from star_jax.evals.bfcl.aggregate import Averages, aggregate, percent
+from star_jax.evals.bfcl.categories import chosen
 from star_jax.evals.bfcl.checking import check
 from star_jax.evals.bfcl.decode import (
     Call,
@@ -16,4 +18,16 @@ from star_jax.evals.bfcl.decode import (
 )
 from star_jax.evals.bfcl.prompted import decode_prompted
 
-__all__ = ["Call", "Failure", "check", "decode", "decode_execute", "decode_prompted", "decode_turn"]
+__all__ = [
+    "Averages",
+    "Call",
+    "Failure",
+    "aggregate",
+    "check",
+    "chosen",
+    "decode",
+    "decode_execute",
+    "decode_prompted",
+    "decode_turn",
+    "percent",
+]

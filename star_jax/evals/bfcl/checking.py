@@ -1,6 +1,6 @@
 """The official verdict on the calls of one entry, for every category of a single turn.
 
-    calls or a Failure, tools, possible answer, category → Verdict
+calls or a Failure, tools, possible answer, category → Verdict
 """
 
 from __future__ import annotations

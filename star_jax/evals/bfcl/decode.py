@@ -2,7 +2,7 @@
 
     text → clean → bodies of <tool_call> → calls
 
-    [{"name": "f", "arguments": {"x": 1}}, ...]      [] where there is no call: an answer like another
+    [{"name": "f", "arguments": {"x": 1}}, ...]      [] where there is no call
 
 No text raises. v3 (bfcl-eval 2025.8.6.2) and v4 (2026.3.23) differ where a body is no JSON object:
 v3 then finds no call at all; v4 leaves out what is no JSON and fails on JSON that is no object.

@@ -108,7 +108,7 @@ def read(schema: Mapping[str, Any], value: Any, language: Language) -> tuple[Kin
 
 
 def widened(value: Any, name: str) -> Any:
-    """An integer is a float where one is asked for, and a tuple a list: not inside a list, though."""
+    """An integer is a float where one is asked for, and a tuple a list; not inside of a list."""
     if name == "float" and type(value) is int:
         try:
             return float(value)
@@ -118,7 +118,7 @@ def widened(value: Any, name: str) -> Any:
 
 
 def answer_type(accepted: Sequence[Any]) -> type | None:
-    """The type of the first accepted value; "" is none, it says that the parameter may be absent."""
+    """The type of the first accepted value. "" is none: it says that the parameter may be absent."""
     return next((type(value) for value in accepted if value != ""), None)
 
 

@@ -18,7 +18,6 @@ from star_jax.evals.bfcl.values import check_value
 from star_jax.evals.bfcl.wrong import RIGHT, show, wrong
 from star_jax.evals.verdict import Verdict
 
-
 Tool = Mapping[str, Any]
 Answer = Mapping[str, Mapping[str, Sequence[Any]]]  # {tool: {parameter: [accepted values]}}
 

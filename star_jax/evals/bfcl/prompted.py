@@ -3,8 +3,8 @@
     text → calls as `decode` gives them, or a Failure
 
 For models without tool calls of their own. Follows the official reader of Python syntax with its
-habits: positional arguments are dropped, a bare name is a string, a call inside a call is a dict, any
-sign is a minus. Where that evaluates arithmetic, this computes it for numbers and strings alone.
+habits: positional arguments are dropped, a bare name is a string, a call inside a call is a dict,
+any sign is a minus. Where that evaluates arithmetic, this computes it for numbers and strings alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def nodes(text: str, version: Version) -> list[ast.Call]:
     return [node for node in found.elts if isinstance(node, ast.Call)]
 
 
-def refuse(node: ast.AST) -> Any:
+def refuse(node: ast.AST | None) -> Any:
     raise Crash("Exception", f"{type(node).__name__} is nothing that a call may hold")
 
 
@@ -97,14 +97,16 @@ def value(node: ast.expr | None) -> Any:
         case ast.Tuple():
             return tuple(value(item) for item in node.elts)
         case ast.Dict():
-            return {key(name): value(item) for name, item in zip(node.keys, node.values, strict=True)}
+            return {
+                key(name): value(item) for name, item in zip(node.keys, node.values, strict=True)
+            }
         case ast.Call():
             return {dotted(node.func): keywords(node)} if node.keywords else ast.unparse(node)
         case ast.Subscript():
             return f"{ast.unparse(node.value)}[{ast.unparse(node.slice)}]"
         case ast.BinOp():
             return computed(node)
-    return refuse(node) if node else refuse(ast.Dict())
+    return refuse(node)
 
 
 def key(node: ast.expr | None) -> Any:
