@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from star_jax.evals.bfcl import matching
+from star_jax.evals.bfcl.categories import groups
 from star_jax.evals.bfcl.crash import Crash
 from star_jax.evals.bfcl.decode import Call, Failure
 from star_jax.evals.bfcl.kinds import language_of
 from star_jax.evals.bfcl.matching import Answer, Tool
 from star_jax.evals.bfcl.wrong import RIGHT, wrong
 from star_jax.evals.verdict import Verdict
+
+SINGLE_TURN = {name for version in ("v3", "v4") for name in groups(version)["single_turn"]}
 
 
 def check(
@@ -29,6 +32,9 @@ def check(
     other value is a wrong answer. `category` is a name of v3 or v4. The possible answer of an
     (ir)relevance category is not read.
     """
+    if category not in SINGLE_TURN:
+        known = ", ".join(sorted(SINGLE_TURN))
+        raise ValueError(f"category {category!r} is none of a single turn: give one of {known}")
     if "relevance" in category:
         return check_relevance(calls, category)
     if isinstance(calls, Failure):

@@ -118,7 +118,7 @@ def widened(value: Any, name: str) -> Any:
 
 
 def answer_type(accepted: Sequence[Any]) -> type | None:
-    """The type of the first accepted value. "" is none: it says that the parameter may be absent."""
+    """The type of the first accepted value; "" is none, but says that a parameter may be absent."""
     return next((type(value) for value in accepted if value != ""), None)
 
 

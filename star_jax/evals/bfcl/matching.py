@@ -9,8 +9,8 @@ call left that passes, and keeps it: an assignment that needs another choice is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from star_jax.evals.bfcl.decode import Call
 from star_jax.evals.bfcl.kinds import Language, check_type, read
@@ -18,6 +18,7 @@ from star_jax.evals.bfcl.values import check_value
 from star_jax.evals.bfcl.wrong import RIGHT, show, wrong
 from star_jax.evals.verdict import Verdict
 
+T = TypeVar("T")
 Tool = Mapping[str, Any]
 Answer = Mapping[str, Mapping[str, Sequence[Any]]]  # {tool: {parameter: [accepted values]}}
 
@@ -66,17 +67,23 @@ def wrong_count(checker: str, calls: Sequence[Call], expected: int) -> Verdict:
 
 
 def tool_of(answer: Answer, tools: Sequence[Tool]) -> Tool:
-    name = next(iter(answer))
+    name = first(answer)
     found = next((tool for tool in tools if tool["name"] == name), None)
     if found is None:
         raise TypeError(f"the answer calls {name!r}, and no tool has this name")
     return found
 
 
+def first(items: Iterable[T]) -> T:
+    for item in items:
+        return item
+    raise IndexError("an answer names no tool")
+
+
 def check_call(call: Call, tool: Tool, answer: Answer, language: Language) -> Verdict:
     """One call: its name, its required parameters, every argument in order, what is left out."""
     name, schema, arguments = tool["name"], tool["parameters"], call["arguments"]
-    accepted = next(iter(answer.values()))
+    accepted = first(answer.values())
     if call["name"] != name:
         error = f"expected {show(name)}, got {show(call['name'])}"
         return wrong("simple_function_checker:wrong_func_name", error)

@@ -118,7 +118,7 @@ def _assistant(messages: Sequence[Message], index: int, last_query: int) -> str:
     if index > last_query and (reasoning or index == len(messages) - 1):
         reasoning = reasoning.strip("\n")
         text = f"{THINK}\n{reasoning}\n{THINK_END}\n\n" + content.lstrip("\n")
-    calls: Sequence[Mapping[str, Any]] = message.get("tool_calls") or ()
+    calls = list(message.get("tool_calls") or [])
     for call in calls:
         # Equality, where the template asks whether this is the first.
         text += "\n" if content or call != calls[0] else ""

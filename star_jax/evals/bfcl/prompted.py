@@ -4,7 +4,8 @@
 
 For models without tool calls of their own. Follows the official reader of Python syntax with its
 habits: positional arguments are dropped, a bare name is a string, a call inside a call is a dict,
-any sign is a minus. Where that evaluates arithmetic, this computes it for numbers and strings alone.
+any sign is a minus. Where that evaluates arithmetic, this computes it, for numbers and strings
+alone.
 """
 
 from __future__ import annotations
