@@ -133,6 +133,19 @@ def test_categories_are_chosen_by_name_and_group() -> None:
         categories.chosen("memory_kv", "v4")
 
 
+@pytest.mark.parametrize(("version", "live"), [("v3", 2251), ("v4", 2251)])
+def test_the_sizes_are_those_of_the_published_sets(version: Version, live: int) -> None:
+    sizes, groups = categories.SIZES[version], categories.groups(version)
+    assert sum(sizes[name] for name in groups["live"]) == live
+    assert sum(sizes[name] for name in groups["single_turn"]) == 3641
+    assert sum(sizes[name] for name in groups["all"]) == 4441
+    # What was not evaluated is wrong in all of its entries.
+    averages = bfcl.aggregate({"live_simple": (258, 258)}, version)
+    weight = {"v3": 2251, "v4": 1351}[version]
+    assert averages.live == pytest.approx(258 / weight, abs=1e-12)
+    assert averages.tables["data_live"]["AST Summary"] is None
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
