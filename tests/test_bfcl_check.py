@@ -167,7 +167,7 @@ def test_what_is_no_call_is_a_refusal() -> None:
 
 def test_calls_of_another_form_are_a_wrong_answer() -> None:
     for calls in (None, "f(x=1)", 5, [1], [{"f": {"x": 1}}], [{"name": "f", "arguments": "{}"}]):
-        found = bfcl.check(calls, [], [], "simple")  # ty: ignore[invalid-argument-type]
+        found = bfcl.check(calls, [], [], "simple")
         assert word(found) == "ast_decoder:decoder_wrong_output_format"
 
 
@@ -176,7 +176,7 @@ def test_a_category_that_is_none_is_a_mistake() -> None:
         with pytest.raises(ValueError, match="is none of a single turn: give one of irrelevance"):
             bfcl.check([], [], [], category)
     with pytest.raises(ValueError, match=r"version is 'v5': give one of v3, v4"):
-        bfcl.decode("", "v5")  # ty: ignore[invalid-argument-type]
+        bfcl.decode("", "v5")
 
 
 def test_versions_differ_where_a_body_is_no_object() -> None:
