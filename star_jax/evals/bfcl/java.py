@@ -31,15 +31,15 @@ MAP = re.compile(r"new\s+HashMap<")
 MAP_TAIL = re.compile(r">\s*\(\)")
 MAP_BLOCK = re.compile(r">\s*\(\)\s*\{")
 
-# Types that the official table knows and its converter has no code for. (It names Set for both.)
+# Types that the official table knows and its converter has no code for.
 UNREADABLE = frozenset({"Set", "Hashtable", "Queue", "Stack"})
 
 
 def convert(text: str, kind: str, items: str | None = None) -> Any:
     """The value that `text` is for a parameter of type `kind`; of `items` in a collection."""
-    if number := {"byte": INTEGER, "short": INTEGER, "integer": INTEGER}.get(kind):
-        return whole(text) if number.match(text) else text
     match kind:
+        case "byte" | "short" | "integer":
+            return whole(text) if INTEGER.match(text) else text
         case "long":
             found = LONG.match(text)
             return whole(found[1]) if found else text
