@@ -77,6 +77,12 @@ def _tour(argv: Sequence[str]) -> int:
     return OK
 
 
+def _log() -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.captureWarnings(True)
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every backend that is absent
+
+
 class _Left(BaseException):
     """SIGTERM where there is nothing to save."""
 
@@ -114,9 +120,7 @@ def _train(loop: str, argv: list[str]) -> int:
         print(f"  {'--preset NAME':<34} one of {', '.join(presets.PRESETS[loop])}")
         return OK
     is_dry = "--dry-run" in argv
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    logging.captureWarnings(True)
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every backend that is absent
+    _log()
     try:
         name, words = flags.take([word for word in argv if word != "--dry-run"], "preset")
         config = flags.load(kind, words, None if name is None else presets.of(loop, name))
@@ -164,10 +168,9 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
 
 def _curriculum(argv: list[str], given: list[str]) -> int:
     """Several stages from one file."""
+    _log()  # before what brings handlers of its own
     from star_jax.train import course, fit, rl
 
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    logging.getLogger("jax").setLevel(logging.WARNING)
     try:
         ending = course.run(course.asked(argv), given, lambda line: print(line, flush=True))
     except fit.NonFinite as error:
@@ -188,6 +191,7 @@ def _curriculum(argv: list[str], given: list[str]) -> int:
 
 def _teach(argv: list[str]) -> int:
     """A teacher's answers; no training, so no session."""
+    _log()
     from star_jax.train import config as configs
     from star_jax.train import flags, processes, teacher
 
@@ -195,7 +199,6 @@ def _teach(argv: list[str]) -> int:
         print(f"python -m star_jax.train teacher: {configs.Teach.__doc__}\n")
         print(flags.help_text(configs.Teach, is_dry=False))
         return OK
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     try:
         config = flags.load(configs.Teach, argv)
         if config.cpu_devices > 1:

@@ -8,9 +8,11 @@ again, and what was made before is kept in OUTPUT/aside.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import shlex
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 from star_jax.evals import stats
 from star_jax.train import curriculum
 from star_jax.train.curriculum import Manifest, Plan, Ready
+from star_jax.train.view import View
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +87,11 @@ def run(what: Asked, argv: Sequence[str], say: Callable[[str], None]) -> int | N
     command = shlex.join(["python", "-m", "star_jax.train", *argv])
     for plan, ready in made:
         manifest = Manifest(plan, ready, command)
-        if (ending := curriculum.run(plan, ready, manifest, log)) is not None:
+        with contextlib.ExitStack() as stack:
+            if sys.stderr.isatty():
+                stack.enter_context(View(plan, ready, manifest))
+            ending = curriculum.run(plan, ready, manifest, log)
+        if ending is not None:
             return ending
     for line in table(made):
         say(line)

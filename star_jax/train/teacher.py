@@ -36,7 +36,7 @@ from star_jax.train.prompts import Prompt, Prompts, Reader
 log = logging.getLogger(__name__)
 
 SAMPLES, TRAIN, PAIRS, REPORT = "samples.jsonl", "train.jsonl", "pairs.jsonl", "report.json"
-CACHE = "cache"
+CACHE, COUNT = "cache", "prompts.json"
 AT_ONCE = 4  # times the slots: samples that are asked for together
 RIGHT = 1.0 - 1e-9  # a reward that says so
 Progress = Callable[[int, int], None]  # prompts that have their line, prompts in all
@@ -129,6 +129,8 @@ def _claim(made: TeachRun) -> None:
     """The configuration, for people; what decides about samples is kept by their file."""
     path = made.output / folder.CONFIG
     partfile.write(path, [flags.to_yaml(made.config).encode()])
+    count = {"prompts": len(made.prompts), "samples": made.config.sampling.samples}
+    partfile.write(made.output / COUNT, [_json(count).encode()])
 
 
 def sample(made: TeachRun, progress: Progress, should_stop: Callable[[], bool]) -> bool:
