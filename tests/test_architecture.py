@@ -71,6 +71,7 @@ FLOORS = {
     "train.measure": 4,
     "train.stages": 5,
     "train.course": 5,
+    "train.paper": 5,
     "train.view": 5,
     "train.curriculum": 5,
     "train.report": 5,

@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         case ["teacher", *rest]:
             return _teach(rest)
         case ["curriculum", *rest]:
-            return _curriculum(rest, given)
+            return _curriculum(rest, given, "demo")
+        case ["paper", *rest]:
+            return _curriculum(rest, given, "paper")
         case [("-h" | "--help"), *_]:
             print(__doc__)
             return OK
@@ -166,13 +168,15 @@ def _begin(loop: str, config: Any, is_dry: bool) -> Any:
     return fit.begin(task)
 
 
-def _curriculum(argv: list[str], given: list[str]) -> int:
+def _curriculum(argv: list[str], given: list[str], default: str) -> int:
     """Several stages from one file."""
     _log()  # before what brings handlers of its own
     from star_jax.train import course, fit, rl
 
     try:
-        ending = course.run(course.asked(argv), given, lambda line: print(line, flush=True))
+        ending = course.run(
+            course.asked(argv, default), given, lambda line: print(line, flush=True)
+        )
     except fit.NonFinite as error:
         print(f"star_jax.train: {error}", file=sys.stderr)
         return NON_FINITE

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from star_jax.data.cache import partfile
 from star_jax.evals import stats
-from star_jax.train import curriculum
+from star_jax.train import curriculum, paper
 from star_jax.train.curriculum import Manifest, Plan, Ready
 from star_jax.train.view import View
 
@@ -44,6 +45,7 @@ class Asked:
     seed: int
     seeds: int
     is_dry: bool
+    is_paper: bool = False
 
 
 def asked(argv: Sequence[str], default: str = "demo") -> Asked:
@@ -62,7 +64,8 @@ def asked(argv: Sequence[str], default: str = "demo") -> Asked:
     if given.seeds < 1 or given.seed < 0:
         parser.error("--seeds is at least 1 and --seed at least 0")
     file = given.file or EMBEDDED / f"{default}.yaml"
-    return Asked(file, given.output, given.seed, given.seeds, given.dry_run)
+    is_paper = default == "paper"
+    return Asked(file, given.output, given.seed, given.seeds, given.dry_run, is_paper)
 
 
 def plans(what: Asked) -> list[Plan]:
@@ -95,7 +98,26 @@ def run(what: Asked, argv: Sequence[str], say: Callable[[str], None]) -> int | N
             return ending
     for line in table(made):
         say(line)
+    for name in finished(what, made):
+        say(name)
     return None
+
+
+def finished(what: Asked, made: Sequence[tuple[Plan, list[Ready]]]) -> Iterator[str]:
+    """Write what is looked at afterwards, and say where it is."""
+    folders = [plan.output for plan, _ in made]
+    whole = folders[0] if len(folders) == 1 else folders[0].parent
+    if what.is_paper:
+        path = whole / "paper.md"
+        partfile.write(path, [paper.markdown(made).encode()])
+        yield f"beside the paper's own numbers: {path}"
+    for plan, ready in made:
+        exported = [one.output for one in ready if one.stage.run == "export"]
+        for folder in exported:
+            yield (
+                f"{plan.name}, seed {plan.seed}: {folder}: talk to it with python -m "
+                f"star_jax.sampler chat {folder}"
+            )
 
 
 def preview(plan: Plan, ready: Sequence[Ready]) -> Iterator[str]:
