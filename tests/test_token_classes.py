@@ -179,6 +179,28 @@ SHAPES: dict[str, tuple[str, Parts]] = {
         '<tool_call>{"name":"f","arguments":{"a":"x}}</tool_call>ok',
         [("name", "f"), ("key", "a"), ("value", "x}}"), ("reply", "ok")],
     ),
+    "a quote never closed, and others": (
+        '<tool_call>{"arguments":{"a":"x</tool_call>b"c"d":1}}',
+        [("key", "a"), ("value", "x"), ("reply", 'b"c"d":1}}')],
+    ),
+    "a quote never closed, another follows": (
+        '<tool_call>{"name":"f","arguments":{"a":"x}}</tool_call>'
+        '<tool_call>{"name":"g"}</tool_call>',
+        [("name", "f"), ("key", "a"), ("value", "x}}"), ("name", "g")],
+    ),
+    "never closed, a reply, another follows": (
+        '<tool_call>{"name":"f"}So<tool_call>{"name":"g"}</tool_call>',
+        [("name", "f"), ("reply", "So"), ("name", "g")],
+    ),
+    "two words for a name": (
+        '<tool_call>{"name":f g, "id":h}</tool_call>',
+        [("name", "f"), ("name", "g")],
+    ),
+    "the prompt opened one thought of two": (
+        "a</think>b<think>c",
+        [("think", "a"), ("reply", "b"), ("think", "c")],
+    ),
+    "no object, cut off": ("<tool_call>}x", []),
     "cut in a name": (
         '<tool_call>\n{"name": "get_w',
         [("name", "get_w")],
@@ -291,8 +313,9 @@ def encode(text: str) -> list[int]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_ids_are_classed_as_their_texts(name: str) -> None:
     text = SHAPES[name][0]
-    ids = encode(text)
-    assert classes.of_ids(ids, decode) == classes.of_pieces([decode([i]) for i in ids])
+    kinds = classes.of_pieces(list(text))
+    expected = [kind for c, kind in zip(text, kinds, strict=True) for _ in c.encode()]
+    assert classes.of_ids(list(text.encode()), decode) == expected
 
 
 def test_characters_split_over_tokens() -> None:

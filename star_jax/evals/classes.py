@@ -30,9 +30,6 @@ CLASSES: tuple[TokenClass, ...] = ("other", "think", "name", "key", "value", "re
 
 Span = tuple[int, int, TokenClass]  # start, end, what it is; what no span covers is `other`
 
-REPLACEMENT = "\ufffd"  # what bytes that are no character decode to
-LONGEST_SPLIT = 8  # tokens that characters may be split over; one has four bytes at most
-
 
 def of_pieces(pieces: Sequence[str], *, in_think: bool = False) -> list[TokenClass]:
     """The class of every token, from the tokens' texts. `in_think`: the prompt ended in <think>.
@@ -55,8 +52,12 @@ def of_pieces(pieces: Sequence[str], *, in_think: bool = False) -> list[TokenCla
 def of_ids(
     ids: Sequence[int], decode: Callable[[list[int]], str], *, in_think: bool = False
 ) -> list[TokenClass]:
-    """The same from ids. `decode` joins the tokens' bytes, and leaves special tokens in."""
-    return of_pieces(list(_pieces(list(ids), decode)), in_think=in_think)
+    """The same from ids. `decode` leaves special tokens in.
+
+    Every token is decoded alone: a character split over several becomes a replacement character in
+    each, at the same place, and markup has none such.
+    """
+    return of_pieces([decode([token]) for token in ids], in_think=in_think)
 
 
 def totals(
@@ -78,31 +79,6 @@ def _majority(codes: bytearray) -> int:
     """The code that occurs most often, the first of equals; 0 counts only where it is alone."""
     counted = {code: codes.count(code) for code in dict.fromkeys(codes) if code}
     return max(counted, key=counted.__getitem__, default=0)
-
-
-def _pieces(ids: list[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """A text for every token: of those that a character is split over, the last has it all."""
-    start = 0
-    while start < len(ids):
-        alone = decode(ids[start : start + 1])
-        joined, count = alone, 1
-        if REPLACEMENT in alone:
-            joined, count = _join(ids[start : start + LONGEST_SPLIT], alone, decode)
-        yield from [""] * (count - 1)
-        yield joined
-        start += count
-
-
-def _join(ids: list[int], alone: str, decode: Callable[[list[int]], str]) -> tuple[str, int]:
-    """The shortest run of tokens from the first on that holds whole characters, and its length."""
-    apart = alone
-    for count in range(2, len(ids) + 1):
-        joined = decode(ids[:count])
-        apart += decode(ids[count - 1 : count])
-        if not joined.endswith(REPLACEMENT):
-            # Bytes that make no character in company either stay what they are.
-            return (alone, 1) if joined == apart else (joined, count)
-    return alone, 1
 
 
 # --- a generation ------------------------------------------------------------
@@ -162,13 +138,16 @@ _TOKEN = re.compile(
 
 
 def _json_end(text: str, start: int) -> int | None:
-    """Where the object or list ends that stands here; None if it is no JSON, so far as matters: a
-    quote that is never closed would take in the next tag, and meet a word behind its end."""
+    """Where the object or list ends that stands here; None if it is no JSON, so far as matters.
+
+    Tags in it stand in texts. A quote that was never closed takes in a tag as well, but then a word
+    follows where the next quote ends it; and a tag outside of texts is two words in a row.
+    """
     depth, is_behind_value = 0, False
     for token in _TOKEN.finditer(text, start):
         group = token.lastgroup
         if group is not None:
-            if is_behind_value or depth == 0 or not _is_whole(token):
+            if is_behind_value or depth == 0:
                 return None
         elif token[0] in "{[":
             depth += 1
@@ -178,13 +157,6 @@ def _json_end(text: str, start: int) -> int | None:
                 return token.end() if depth == 0 else None
         is_behind_value = group is not None
     return None
-
-
-def _is_whole(token: re.Match[str]) -> bool:
-    """Whether a text is closed, and a bare word no tag."""
-    if token.lastgroup == "text":
-        return token.end("text") < token.end()
-    return token[0] != "<"
 
 
 @dataclass
