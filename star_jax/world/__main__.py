@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from star_jax import chat
 from star_jax.world import CASES, SPLITS, files, generate, show, tokenizer
@@ -40,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     write.add_argument("--force", action="store_true", help="replace OUT if it exists")
     write.set_defaults(run=_write)
+    trained = commands.add_parser("pretrain", help="train one of the tiny models from nothing")
+    trained.add_argument("name", choices=["student", "teacher"])
+    trained.add_argument("output", metavar="OUT", help="a folder; the same command goes on in it")
+    trained.add_argument("--tokens", type=int, metavar="N", help="of the corpus (the recipe's)")
+    trained.add_argument("--seed", type=int, metavar="N", help="of rows and weights (the recipe's)")
+    trained.set_defaults(run=_pretrain)
     made = commands.add_parser("tokenizer", help="make the tokenizer's folder anew from `train`")
     made.add_argument("output", metavar="OUT", help="a folder that does not exist yet")
     made.set_defaults(run=_tokenizer)
@@ -82,6 +91,23 @@ def _write(arguments: argparse.Namespace) -> None:
     rows = _rows(arguments)
     count = files.write(arguments.output, rows, arguments.format, overwrite=arguments.force)
     print(f"{arguments.output}: {count} rows of {arguments.split} written")
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from star_jax.world import pretrain  # brings jax along
+
+    recipe = pretrain.RECIPES[arguments.name]
+    given = {"tokens": arguments.tokens, "seed": arguments.seed}
+    recipe = dataclasses.replace(recipe, **{k: x for k, x in given.items() if x is not None})
+    if recipe.tokens < 1 or recipe.seed < 0:
+        raise ValueError("--tokens is at least 1 and --seed at least 0")
+
+    def say(row: Mapping[str, Any]) -> None:
+        if row["step"] % 10 == 0 or "seen/exact" in row:
+            numbers = " ".join(f"{name} {value:.4g}" for name, value in row.items())
+            print(numbers, flush=True)
+
+    print(f"{pretrain.run(recipe, Path(arguments.output), say)}: trained")
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:

@@ -2,15 +2,15 @@
 
     run(recipe, out) → out/model        out/metrics.jsonl is its curve, out/checkpoints its states
 
-A run goes on where it was ended. Matrices move by Muon, which needs about half of AdamW's tokens
-here; embeddings and norms by Adam. The student is the weaker of the two by its size and its fewer
-tokens, never by wrong labels.
+A run goes on where it was ended. Matrices move by Muon; embeddings and norms by Adam. The student
+is the weaker of the two by its size and its fewer tokens, never by wrong labels.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +26,9 @@ from optax import contrib
 
 from star_jax import batch, models
 from star_jax.batch import TokenBatch
+from star_jax.data.cache import partfile
 from star_jax.data.encode import Tokenizer
-from star_jax.models import attention, qwen3
+from star_jax.models import attention, layout, qwen3
 from star_jax.models.config import Qwen3Config
 from star_jax.train.checkpoint import Checkpoints
 from star_jax.train.loss import Fixed, Forward, Micro, sft
@@ -38,6 +39,7 @@ from star_jax.world.corpus import Corpus
 SEED = 7  # of the rows and of the first weights; the splits that measure have others
 PROBES = {"seen": 384, "unseen_tools": 384}  # rows that the curve is measured on
 PROBE_SEED = 11
+RECORD = "training.json"
 Say = Callable[[Mapping[str, Any]], None]
 
 
@@ -113,7 +115,7 @@ def rate(recipe: Recipe, share: jax.Array | float) -> jax.Array:
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Muon for matrices at a peak of 1 (the step scales it), Adam for what is left."""
+    """Muon for matrices, Adam for what is left, both at their peaks: the step scales the update."""
     return contrib.muon(
         recipe.matrix_rate,
         adam_learning_rate=recipe.other_rate,
@@ -203,6 +205,7 @@ def _batches(tokenizer: Tokenizer, split: str, count: int, places: int = 512) ->
 
 def run(recipe: Recipe, out: Path, say: Say) -> Path:
     """Train until the tokens are spent; → the model's folder."""
+    out.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(tokenizers.FOLDER)
     source = Corpus(
         tokenizer=tokenizer,
@@ -252,7 +255,28 @@ def _begin(recipe: Recipe, checkpoints: Checkpoints) -> tuple[Young, Place]:
 
 
 def _write(recipe: Recipe, out: Path, params: Any, place: Place) -> Path:
+    """The model's folder, with its tokenizer and the record of how it was made. The same command
+    writes it again where it was torn."""
     folder = out / "model"
-    models.save(folder, recipe.model, params, dtype="bfloat16", overwrite=True)
-    (out / "training.json").write_text(json.dumps(vars(place), indent=1))
+    tokenizer = Tokenizer(tokenizers.FOLDER)
+    (end,) = tokenizer.encode([tokenizers.SPECIAL[0]])[0]
+    generation = {"eos_token_id": [tokenizer.end_of_turn, end], "pad_token_id": end}
+    models.save(
+        folder, recipe.model, params, generation=generation, dtype="bfloat16", overwrite=True
+    )
+    for path in tokenizers.FOLDER.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    record = {
+        "command": f"python -m star_jax.world pretrain {recipe.name} OUT "
+        f"--tokens {recipe.tokens} --seed {recipe.seed}",
+        "world": generate.VERSION,
+        "parameters": layout.count(recipe.model),
+        "recipe": {name: value for name, value in vars(recipe).items() if name != "model"},
+        "steps": place.step,
+        "tokens": place.tokens,
+        "rows": place.next_row,
+        "seconds": round(place.seconds),
+        "curve": place.curve,
+    }
+    partfile.write(folder / RECORD, [json.dumps(record, indent=1).encode() + b"\n"])
     return folder
