@@ -1,4 +1,4 @@
-"""The rows of `train`, without end, as packed batches of tokens.
+"""The rows of `train` and rows about invented tools, without end, as packed batches of tokens.
 
     Cursor(next) → (TokenBatch, Cursor)      a pure function of the seed and where it stands
 
@@ -17,7 +17,7 @@ from star_jax import batch, chat
 from star_jax.batch import Example, TokenBatch
 from star_jax.data import trainset
 from star_jax.data.encode import Tokenizer
-from star_jax.world import files, generate
+from star_jax.world import files, foundry, generate
 from star_jax.world.generate import Row
 
 SLACK = 0.92  # how much of a batch is filled before its bins are looked at
@@ -33,13 +33,14 @@ class Corpus:
     rows: int
     tokens: int
     prompt_weight: float  # of a prompt's token, where a target's has 1
+    invented: float = 0.0  # the share of rows that are about invented tools
 
     def take(self, start: int) -> tuple[TokenBatch, int]:
         """The batch that begins with row `start`, and the row that the next one begins with."""
         found: list[tuple[int, Example]] = []
         used, at = 0, start
         while used < SLACK * self.rows * self.tokens:
-            rows = generate.rows("train", self.seed, AT_ONCE, start=at)
+            rows = [self._row(index) for index in range(at, at + AT_ONCE)]
             # One row in a hundred is too long for a place of its own, and is passed over.
             more = [x for x in enumerate(encode(self.tokenizer, rows), at) if self._fits(x[1])]
             found += more
@@ -49,6 +50,13 @@ class Corpus:
             at, _ = found.pop()
         made = batch.pack([example for _, example in found], self.tokens, self.rows)
         return weighted(made, self.prompt_weight), at
+
+    def _row(self, index: int) -> Row:
+        """Rows of both kinds in turns, so that any share comes out."""
+        before, now = (int(i * self.invented) for i in (index, index + 1))
+        if now > before:
+            return foundry.row(self.seed, index)
+        return generate.row("train", self.seed, index)
 
     def _fits(self, example: Example) -> bool:
         return len(example.ids) <= self.tokens

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from star_jax.world import cases, domains
-from star_jax.world.cases import Message, Pool
+from star_jax.world.cases import Made, Message, Pool
 from star_jax.world.draw import Draw
 
 SPLITS = ("train", "seen", "unseen_tools", "unseen_domains")
@@ -53,10 +53,16 @@ def row(
     draw = Draw("star_jax.world", VERSION, split, seed, index, case or "")
     chosen = case or draw.weighted(cases.WEIGHTS)
     made = cases.make(chosen, draw, pool(split))
+    name = f"{split}-{seed}-{index}" + (f"-{case}" if case else "")
+    return dressed(name, split, chosen, made, thinking=thinking)
+
+
+def dressed(name: str, split: str, case: str, made: Made, *, thinking: bool = True) -> Row:
+    """A conversation as a row."""
     return {
-        "id": f"{split}-{seed}-{index}" + (f"-{case}" if case else ""),
+        "id": name,
         "split": split,
-        "case": chosen,
+        "case": case,
         "domain": made.domain,
         "messages": [_message(message, thinking) for message in made.messages],
         # A copy, because kinds share their schemas; through JSON it costs a fourth of deepcopy.

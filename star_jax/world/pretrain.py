@@ -54,6 +54,7 @@ class Recipe:
     rows: int = 20  # of a batch
     places: int = 384  # of a row
     prompt_weight: float = 0.2
+    invented: float = 0.5  # the share of rows that are about invented tools
     matrix_rate: float = 0.02
     other_rate: float = 0.004
     flat: float = 0.5  # the share of the tokens after which rates fall, in a line
@@ -80,8 +81,8 @@ def _model(width: int, layers: int, heads: int, kv_heads: int, inner: int) -> Qw
 
 
 RECIPES = {
-    "student": Recipe(name="student", model=_model(128, 4, 4, 2, 352), tokens=4_000_000),
-    "teacher": Recipe(name="teacher", model=_model(192, 4, 6, 3, 512), tokens=14_000_000),
+    "student": Recipe(name="student", model=_model(128, 4, 4, 2, 352), tokens=5_000_000),
+    "teacher": Recipe(name="teacher", model=_model(192, 4, 6, 3, 512), tokens=20_000_000),
 }
 
 
@@ -213,6 +214,7 @@ def run(recipe: Recipe, out: Path, say: Say) -> Path:
         rows=recipe.rows,
         tokens=recipe.places,
         prompt_weight=recipe.prompt_weight,
+        invented=recipe.invented,
     )
     step, probe = make_step(recipe), make_probe(recipe, tokenizer)
     with Checkpoints(out / "checkpoints", keep_last=2, keep_best=0) as checkpoints:
