@@ -82,9 +82,9 @@ def named(value: float, size: float, unit: str) -> str:
 
 def _short(value: float, size: float) -> str:
     for letter, power in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if size >= power or value >= power > size * 1e-3 and size >= 1:
-            return f"{value / power:.4g}{letter}"
-    return f"{value:.3g}".replace("-", "−").replace("e−0", "e−")
+        if size >= power:
+            return f"{value / power:,.4g}{letter}"
+    return f"{value:.3g}".replace("e-0", "e−")
 
 
 @dataclass(frozen=True)

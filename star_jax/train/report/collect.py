@@ -10,7 +10,7 @@ a ValueError.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,30 +138,23 @@ def _text(value: Any, most: int = 300) -> str:
 
 
 def _stage(folder: Path, raw: dict[str, Any], answers: int) -> Stage:
-    loop, given = _text(raw.get("run")), raw.get("output")
-    output = folder / given if isinstance(given, str) else None
-    notes: list[str] = []
-    state = _text(raw.get("state"))
-    found: dict[str, Any] = {}
-    if output is not None and output.is_dir():
-        found = _held(output, loop, answers, notes)
-    elif state in ("done", "running"):
-        notes.append(f"{_text(given)} is not there.")
-    preset = raw.get("preset")
-    return Stage(
-        **{
-            "name": _text(raw.get("name")),
-            "loop": loop,
-            "preset": None if preset is None else _text(preset),
-            "output": _text(given),
-            "state": state,
-            "seconds": lines.finite(raw).get("seconds"),
-            "command": _text(raw.get("command"), 4000),
-            "config": _settings(raw.get("settings")),
-            **{key: value for key, value in found.items() if value is not None},
-            "notes": tuple(notes),
-        }
+    given, preset = raw.get("output"), raw.get("preset")
+    stage = Stage(
+        name=_text(raw.get("name")),
+        loop=_text(raw.get("run")),
+        preset=None if preset is None else _text(preset),
+        output=_text(given),
+        state=_text(raw.get("state")),
+        seconds=lines.finite(raw).get("seconds"),
+        command=_text(raw.get("command"), 4000),
+        config=_settings(raw.get("settings")),
     )
+    output = folder / given if isinstance(given, str) else None
+    if output is not None and output.is_dir():
+        return _held(stage, output, answers)
+    if stage.state in ("done", "running"):
+        return replace(stage, notes=(f"{stage.output} is not there.",))
+    return stage
 
 
 def _settings(settings: Any) -> str:
@@ -173,33 +166,35 @@ def _settings(settings: Any) -> str:
         return shown(settings, 20000)
 
 
-def _held(output: Path, loop: str, answers: int, notes: list[str]) -> dict[str, Any]:
-    """What a stage's folder holds, by the fields of Stage."""
-    found: dict[str, Any] = {
-        "config": lines.text(output / "config.yaml", notes),
-        "has_model": (output / "model").is_dir(),
-    }
-    match loop:
+def _held(stage: Stage, output: Path, answers: int) -> Stage:
+    """The stage with what its folder holds."""
+    notes: list[str] = []
+    config = lines.text(output / "config.yaml", notes)
+    has_model = (output / "model").is_dir()
+    stage = replace(stage, config=config or stage.config, has_model=has_model)
+    match stage.loop:
         case "teacher":
-            found["teaching"] = _teaching(output, notes)
-            if found["teaching"] is None:
+            stage = replace(stage, teaching=_teaching(output, notes))
+            if stage.teaching is None:
                 notes.append("There is no report.json yet.")
         case "evaluate":
-            found |= {
-                "sets": _sets(lines.load(output / "marks.json", notes)),
-                "said": samples.of_evaluation(output / "answers.jsonl", notes),
-            }
-            if not found["sets"]:
+            stage = replace(
+                stage,
+                sets=_sets(lines.load(output / "marks.json", notes)),
+                said=samples.of_evaluation(output / "answers.jsonl", notes),
+            )
+            if not stage.sets:
                 notes.append("There are no marks yet.")
-        case _ if loop in LOOPS:
-            found |= {
-                "metrics": _curve(output / "metrics.jsonl", notes),
-                "pace": _curve(output / "pace.jsonl", notes),
-                "rollouts": samples.of_rollouts(output / "rollouts", answers, notes),
-            }
-            if not found["metrics"]:
+        case loop if loop in LOOPS:
+            stage = replace(
+                stage,
+                metrics=_curve(output / "metrics.jsonl", notes),
+                pace=_curve(output / "pace.jsonl", notes),
+                rollouts=samples.of_rollouts(output / "rollouts", answers, notes),
+            )
+            if not stage.metrics:
                 notes.append("No step has been logged yet.")
-    return found
+    return replace(stage, notes=tuple(notes))
 
 
 def _curve(path: Path, notes: list[str]) -> Curve:

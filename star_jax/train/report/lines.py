@@ -69,11 +69,12 @@ def text(path: Path, notes: list[str]) -> str | None:
 
 def as_number(value: Any) -> float | None:
     """Of what JSON holds; a number that is not finite is written as "nan", "inf" or "-inf"."""
-    if isinstance(value, bool):
-        return float(value)
-    if isinstance(value, int | float):
-        return float(value)
-    return float(value) if value in ("nan", "inf", "-inf") else None
+    if isinstance(value, int | float) or value in ("nan", "inf", "-inf"):
+        try:
+            return float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            return float("inf")
+    return None
 
 
 def numbers(found: Any) -> dict[str, float]:

@@ -1,0 +1,263 @@
+"""Which numbers make which chart.
+
+Of one run a chart has all curves that belong together; of several runs each of these has a chart of
+its own, with the runs in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from star_jax.train import units
+from star_jax.train.report.aggregate import Mark
+from star_jax.train.report.chart import Chart, Line, Points, Spread
+from star_jax.train.report.collect import Marks, Run, Stage
+
+CALL, WORDS = "where a call is due", "where words are due"
+KINDS = {"call": CALL, "words": WORDS, "all": "all prompts"}
+FEW_KINDS = 6  # of format failures that get a curve of their own
+
+
+class Panel(NamedTuple):
+    title: str
+    curves: dict[str, str]  # label → metric
+    is_whole: bool = False  # y goes from 0 to 1
+
+
+def _split(title: str, name: str, is_whole: bool = False) -> Panel:
+    area, _, tail = name.rpartition("/")
+    curves = {CALL: f"{area}/call_{tail}", WORDS: f"{area}/words_{tail}"}
+    return Panel(title, curves, is_whole)
+
+
+PANELS = (
+    Panel("Loss", {"training": "loss/total_nats", "held out": "eval/loss/total_nats"}),
+    _split("Reward", "rollout/reward"),
+    _split("The answer's part of the reward", "rollout/answer"),
+    _split("Answers with a call", "rollout/call_share", True),
+    _split("Valid format", "rollout/valid_share", True),
+    _split("Held out: exact answers", "eval/exact", True),
+    _split("Held out: reward", "eval/reward"),
+    _split("Held out: answers with a call", "eval/call_share", True),
+    Panel("Entropy", {"policy": "policy/entropy_nats"}),
+    Panel(
+        "KL of the policy",
+        {
+            "from the reference": "policy/reference_kl_nats",
+            "from its rollout": "policy/old_kl_nats",
+        },
+    ),
+    Panel("Tokens held by the clip", {"policy": "policy/clip_ratio"}),
+    Panel("Length of an answer", {"mean": "rollout/tokens"}),
+    Panel("Answers that ran into the limit", {"of all": "rollout/unfinished_share"}),
+    Panel("Groups whose rewards differ", {"of those asked": "rollout/spread_share"}, True),
+    Panel("Sampler's log-probs to the trainer's", {"mean": "rollout/sampler_gap_nats"}),
+    Panel("The same, the largest", {"largest": "rollout/sampler_gap_most_nats"}),
+    Panel(
+        "Divergence of teacher and student",
+        {"training": "distill/divergence_nats", "held out": "eval/distill/divergence_nats"},
+    ),
+    Panel(
+        "Mass on the support",
+        {"teacher's": "distill/teacher_mass", "student's": "distill/student_mass"},
+    ),
+    Panel(
+        "Confident mistakes: the student's mass off the teacher's list",
+        {"training": "distill/mistake_mass", "held out": "eval/distill/mistake_mass"},
+    ),
+    Panel("The student's best tokens that the teacher lists", {"share": "distill/overlap"}),
+    Panel(
+        "Surprise at the targets",
+        {"student": "distill/cross_entropy_nats", "teacher": "distill/teacher_nll_nats"},
+    ),
+    Panel(
+        "Targets that are the likeliest token",
+        {"training": "loss/token_accuracy", "held out": "eval/loss/token_accuracy"},
+    ),
+    Panel("Pairs in the right order", {"training": "preference/accuracy"}, True),
+    Panel("Margin of the better answer", {"training": "preference/margin"}),
+    Panel(
+        "Implicit rewards",
+        {"chosen": "preference/chosen_reward", "rejected": "preference/rejected_reward"},
+    ),
+)
+
+
+def unit_of(name: str) -> str:
+    """As the table of metrics has it, or as the end of the name says."""
+    known = units.UNITS.get(name) or units.METRICS.get(name.removeprefix("eval/"))
+    if known is not None:
+        return known[0]
+    tail = name.rpartition("_")[2]
+    is_share = tail in ("share", "exact", "accuracy") or name.endswith(("/exact", "/accuracy"))
+    return "share" if is_share else "nats" if tail == "nats" else ""
+
+
+Owned = Sequence[tuple[str, int, Stage]]  # a run's label, its colour, and its stage of a name
+
+
+def training(owned: Owned) -> Iterator[Chart]:
+    """What a stage is judged by."""
+    for panel in PANELS:
+        yield from _drawn(panel, owned)
+
+
+def others(owned: Owned) -> Iterator[Chart]:
+    """The numbers that no panel has, a chart each."""
+    shown = {name for panel in PANELS for name in panel.curves.values()}
+    there = {name for _, _, stage in owned for _, row in stage.metrics for name in row}
+    for name in sorted(there - shown):
+        yield from _drawn(Panel(name, {name: name}), owned)
+
+
+def _drawn(panel: Panel, owned: Owned) -> Iterator[Chart]:
+    curves = {
+        label: [stage.series(name) for _, _, stage in owned] for label, name in panel.curves.items()
+    }
+    there = {label: points for label, points in curves.items() if any(points)}
+    if not there:
+        return
+    low, high = (0.0, 1.0) if panel.is_whole else (None, None)
+    if len(owned) == 1:
+        # A curve keeps its colour where the other one is absent.
+        lines = [
+            Line(label=label, points=there[label][0], colour=i)
+            for i, label in enumerate(panel.curves)
+            if label in there
+        ]
+        unit = unit_of(panel.curves[lines[0].label])
+        # Alone, a curve that is not the panel's first has to be named.
+        alone = len(lines) == 1 and len(panel.curves) > 1
+        title = f"{panel.title}: {lines[0].label}" if alone else panel.title
+        yield Chart(title=title, unit=unit, lines=tuple(lines), low=low, high=high)
+        return
+    for label, found in there.items():
+        lines = [
+            Line(label=run, points=points, colour=colour)
+            for (run, colour, _), points in zip(owned, found, strict=True)
+            if points
+        ]
+        title = panel.title if len(panel.curves) == 1 else f"{panel.title}: {label}"
+        yield Chart(
+            title=title, unit=unit_of(panel.curves[label]), lines=tuple(lines), low=low, high=high
+        )
+
+
+def rollouts(owned: Owned) -> Iterator[Chart]:
+    """What the rollouts' files say: groups that are learnt from, and broken formats by kind."""
+    with_some = [(run, colour, s) for run, colour, s in owned if s.rollouts.tallies]
+    if not with_some:
+        return
+    lines = []
+    for run, colour, stage in with_some:
+        tallies = stage.rollouts.tallies
+        points = tuple((t.rollout, t.kept / t.groups) for t in tallies if t.groups)
+        label = run if len(owned) > 1 else "of those asked"
+        lines.append(Line(label=label, points=points, colour=colour))
+    yield _per_rollout("Groups that are learnt from", lines, high=1.0)
+    if len(owned) == 1:
+        yield _per_rollout("Broken formats, by kind", list(_failures(with_some[0][2])))
+        return
+    bad = [
+        Line(label=run, points=_bad(stage, None), colour=colour) for run, colour, stage in with_some
+    ]
+    yield _per_rollout("Broken formats", bad)
+
+
+def _per_rollout(title: str, lines: Sequence[Line], high: float | None = None) -> Chart:
+    return Chart(title=title, unit="share", lines=tuple(lines), x="rollout", low=0.0, high=high)
+
+
+def kinds(stage: Stage) -> dict[str, int]:
+    """How many samples broke the format in which way, most frequent first."""
+    counts: dict[str, int] = {}
+    for tally in stage.rollouts.tallies:
+        for kind, count in tally.bad.items():
+            counts[kind] = counts.get(kind, 0) + count
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _failures(stage: Stage) -> Iterator[Line]:
+    found = list(kinds(stage))
+    for i, kind in enumerate(found[:FEW_KINDS]):
+        yield Line(label=kind, points=_bad(stage, {kind}), colour=i)
+    if rest := set(found[FEW_KINDS:]):
+        yield Line(label="others", points=_bad(stage, rest), colour=FEW_KINDS)
+
+
+def _bad(stage: Stage, of: set[str] | None) -> Points:
+    return tuple(
+        (
+            tally.rollout,
+            sum(n for kind, n in tally.bad.items() if of is None or kind in of) / tally.samples,
+        )
+        for tally in stage.rollouts.tallies
+        if tally.samples
+    )
+
+
+# Evaluations
+
+
+def passk(runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int]) -> Iterator[Chart]:
+    """At least one of k samples is exact, set by set; of several runs before and after alone."""
+    for name in sets(runs):
+        for kind in ("call", "words"):
+            lines = list(_passk_lines(runs, labels, colours, name, kind))
+            if lines:
+                yield Chart(
+                    title=f"{name}: {KINDS[kind]}",
+                    unit="share",
+                    lines=tuple(lines),
+                    x="samples a prompt, k",
+                    low=0.0,
+                    high=1.0,
+                    doubling=True,
+                )
+
+
+def _passk_lines(
+    runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int], name: str, kind: str
+) -> Iterator[Line]:
+    for run, label, colour in zip(runs, labels, colours, strict=True):
+        stages = run.measured
+        there = [s for s in stages if name in s.sets and s.sets[name].passk.get(kind)]
+        if len(runs) > 1 and len(there) > 2:
+            there = [there[0], there[-1]]
+        for stage in there:
+            points = tuple((math.log2(k), x) for k, x in stage.sets[name].passk[kind].items())
+            i = stages.index(stage)
+            if len(runs) == 1:
+                yield Line(label=stage.name, points=points, colour=i)
+            else:
+                is_first = stage is there[0] and len(there) > 1
+                text = f"{label}, {stage.name}"
+                yield Line(label=text, points=points, colour=colour, dashed=is_first)
+
+
+def sets(runs: Sequence[Run]) -> list[str]:
+    """The names of what was measured on, in their first order."""
+    return list(dict.fromkeys(name for run in runs for s in run.measured for name in s.sets))
+
+
+def exact(
+    runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int]
+) -> Iterator[tuple[str, list[Spread]]]:
+    """Exact answers with their intervals: of one run at each stage, of several at the last."""
+    for name in sets(runs):
+        for kind in ("call", "words"):
+            rows = []
+            for run, label, colour in zip(runs, labels, colours, strict=True):
+                there = [(i, s) for i, s in enumerate(run.measured) if name in s.sets]
+                for i, stage in there if len(runs) == 1 else there[-1:]:
+                    mark = stage.sets[name].marks.get(f"{kind}_exact")
+                    text, shade = (stage.name, i) if len(runs) == 1 else (label, colour)
+                    rows.append(Spread(label=text, mark=mark, colour=shade))
+            if any(row.mark for row in rows):
+                yield f"{name}: exact {KINDS[kind]}", rows
+
+
+def mark(found: Marks | None, name: str) -> Mark | None:
+    return None if found is None else found.marks.get(name)
