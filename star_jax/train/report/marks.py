@@ -1,7 +1,7 @@
 """The table of marks: every evaluation of a set of prompts, split by what is due.
 
-measured(set, runs, labels)    a row an evaluation; the change from the first to the last; of several
-                               seeds of one name the mean
+measured(set, runs, labels)    a row an evaluation; the change from the first to the last; means over
+                               seeds
 sampled(runs, labels)          what sampling at a temperature showed
 
 Prompts that call for a tool and those that call for words are never averaged without being shown
