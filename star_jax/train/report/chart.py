@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from star_jax.train.report.aggregate import Mark
-from star_jax.train.report.markup import Html, el, in_unit, join
+from star_jax.train.report.markup import PERCENT, Html, el, in_unit, join
 
 WIDTH, HEIGHT = 380, 214
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 8, 34
@@ -77,7 +77,7 @@ def named(value: float, size: float, unit: str) -> str:
     digits = max(0, -math.floor(math.log10(size) + 1e-9))
     if not math.isclose(round(size, digits), size):  # 0.25, 2.5
         digits += 1
-    return f"{sign}{most:,.{digits}f}" + (" %" if unit == "share" else "")
+    return f"{sign}{most:,.{digits}f}" + (PERCENT if unit == "share" else "")
 
 
 def _short(value: float, size: float) -> str:
@@ -133,6 +133,8 @@ def lines(chart: Chart, key: str) -> tuple[Html, dict[str, Any]]:
     first, last = min(xs), max(xs)
     if first == last:
         first, last = first - 0.5, last + 0.5
+    elif 0 < first < 0.05 * last:  # step 1
+        first = 0.0
     across = Scale(first, last, LEFT, WIDTH - RIGHT)
     up = Scale(*_range(chart), HEIGHT - BOTTOM, TOP)
     drawn = [thin(line.points) for line in chart.lines]
@@ -149,8 +151,6 @@ def lines(chart: Chart, key: str) -> tuple[Html, dict[str, Any]]:
         role="img",
         aria_label=_said(chart),
     )
-    per = max(-(-len(line.points) // MOST) for line in chart.lines)
-    told = f"A point is the mean of about {per} steps; the band has all of them." * (per > 1)
     data = {
         "box": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
         "range": [first, last, up.low, up.high],
@@ -166,7 +166,11 @@ def lines(chart: Chart, key: str) -> tuple[Html, dict[str, Any]]:
             for line, (points, _) in zip(chart.lines, drawn, strict=True)
         ],
     }
-    return _figure(chart.title, chart.unit, chart.lines, svg, [told, _lost(chart)], key), data
+    return _figure(chart.title, chart.unit, chart.lines, svg, _lost(chart), key), data
+
+
+def has_band(chart: Chart) -> bool:
+    return any(len(line.points) > MOST for line in chart.lines)
 
 
 def _rounded(value: float) -> float:
@@ -190,7 +194,7 @@ def _said(chart: Chart) -> str:
 
 
 def _figure(
-    title: str, unit: str, entries: Sequence[Line], svg: Html, notes: list[str], key: str | None
+    title: str, unit: str, entries: Sequence[Line], svg: Html, note: str, key: str | None
 ) -> Html:
     legend = None
     if len(entries) > 1:
@@ -201,12 +205,11 @@ def _figure(
         )
     shown = "" if unit in ("", "share") else f", {unit}"
     caption = el("figcaption", el("b", title), el("span", shown, cls="unit"), legend)
-    told = " ".join(note for note in notes if note)
     return el(
         "figure",
         caption,
         el("div", svg, cls="plot"),
-        el("p", told, cls="note") if told else None,
+        el("p", note, cls="note") if note else None,
         data_chart=key,
     )
 
@@ -292,7 +295,7 @@ def spreads(title: str, unit: str, rows: Sequence[Spread]) -> Html:
         role="img",
         aria_label=f"{title}: {said}",
     )
-    return _figure(title, unit, (), svg, [], None)
+    return _figure(title, unit, (), svg, "", None)
 
 
 def _told(mark: Mark | None, unit: str) -> str:

@@ -53,8 +53,8 @@ PANELS = (
     Panel("Length of an answer", {"mean": "rollout/tokens"}),
     Panel("Answers that ran into the limit", {"of all": "rollout/unfinished_share"}),
     Panel("Groups whose rewards differ", {"of those asked": "rollout/spread_share"}, True),
-    Panel("Sampler's log-probs to the trainer's", {"mean": "rollout/sampler_gap_nats"}),
-    Panel("The same, the largest", {"largest": "rollout/sampler_gap_most_nats"}),
+    Panel("Gap of sampler and trainer, mean", {"mean": "rollout/sampler_gap_nats"}),
+    Panel("Gap of sampler and trainer, largest", {"largest": "rollout/sampler_gap_most_nats"}),
     Panel(
         "Divergence of teacher and student",
         {"training": "distill/divergence_nats", "held out": "eval/distill/divergence_nats"},
@@ -128,8 +128,8 @@ def _drawn(panel: Panel, owned: Owned) -> Iterator[Chart]:
             if label in there
         ]
         unit = unit_of(panel.curves[lines[0].label])
-        # Alone, a curve that is not the panel's first has to be named.
-        alone = len(lines) == 1 and len(panel.curves) > 1
+        # What a curve alone is of has to be said, but for the training itself.
+        alone = len(lines) == 1 and len(panel.curves) > 1 and lines[0].label != "training"
         title = f"{panel.title}: {lines[0].label}" if alone else panel.title
         yield Chart(title=title, unit=unit, lines=tuple(lines), low=low, high=high)
         return

@@ -17,7 +17,7 @@ from star_jax.train.report import aggregate
 from star_jax.train.report.aggregate import Mark
 from star_jax.train.report.collect import Run, Stage
 from star_jax.train.report.figures import CALL, WORDS, mark
-from star_jax.train.report.markup import Html, el, in_unit, join, number, share
+from star_jax.train.report.markup import PERCENT, Html, el, in_unit, join, number, share
 from star_jax.train.report.tables import plain
 
 
@@ -181,16 +181,16 @@ def _cell(cell: Mark | Change | None, column: Column) -> Html:
         case Mark(value, low, high):
             ends = None
             if low is not None and high is not None:
-                ends = el("small", f"{_bare(low, column.unit)} – {_bare(high, column.unit)}")
+                ends = el("small", f"{_bare(low, column.unit)} to {_bare(high, column.unit)}")
             return join([in_unit(value, column.unit), ends])
 
 
 def _bare(value: float, unit: str) -> str:
-    return in_unit(value, unit).removesuffix(" %")
+    return in_unit(value, unit).removesuffix(PERCENT)
 
 
 def _changed(by: float, is_clear: bool, column: Column) -> Html:
-    shown = in_unit(abs(by), column.unit).removesuffix(" %")
+    shown = in_unit(abs(by), column.unit).removesuffix(PERCENT)
     if not float(shown):
         return Html("0")
     is_better = by * column.better > 0

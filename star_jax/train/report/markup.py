@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+PERCENT = "\N{NO-BREAK SPACE}%"
 VOID = frozenset({"meta", "link", "input", "br"})
 # Neither HTML nor a reader can do anything with these.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -48,7 +49,7 @@ def escaped(text: str) -> Html:
     return Html(html.escape(clean).replace("//", "/&#47;"))
 
 
-def el(name: str, *inside: str | None, **attributes: str | int | float | bool | None) -> Html:
+def el(name: str, /, *inside: str | None, **attributes: str | int | float | bool | None) -> Html:
     """An element. `cls` is its class; an underscore in a name is a hyphen; None is left out."""
     given = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in VOID:
@@ -79,7 +80,7 @@ def embed(value: Any) -> Html:
 
 
 def share(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
+    return "–" if value is None else f"{100 * value:.{digits}f}{PERCENT}".replace("-", "−")
 
 
 def number(value: float | None) -> str:

@@ -120,6 +120,7 @@ function block(title, text, extra = null) {
 // The question is at the end of a prompt, under the tools.
 function atEnd(box) {
   const pre = box.querySelector("pre");
+  box.className = "prompt";
   requestAnimationFrame(() => { pre.scrollTop = pre.scrollHeight; });
   return box;
 }

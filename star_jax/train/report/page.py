@@ -25,6 +25,10 @@ from star_jax.train.report.markup import Html, el, embed, join
 from star_jax.version import __version__
 
 GENERATOR = "star_jax report"
+BAND = (
+    "Where a curve lies in a band, it is the mean of some neighbouring steps, and the band goes from "
+    "the least to the most of them."
+)
 
 
 class Section(NamedTuple):
@@ -166,14 +170,16 @@ def _notes(notes: Iterable[str]) -> Html | None:
     return el("ul", *items, cls="notes") if items else None
 
 
-def _figures(made: Iterable[Chart], charts: Charts) -> Html | None:
+def _figures(made: Iterable[Chart], charts: Charts, cls: str = "charts") -> Html | None:
     """A grid of charts, whose data go to the script."""
-    drawn = []
+    drawn, told = [], None
     for each in made:
         key = f"c{len(charts)}"
         figure, charts[key] = chart.lines(each, key)
         drawn.append(figure)
-    return el("div", *drawn, cls="charts") if drawn else None
+        if chart.has_band(each):
+            told = el("p", BAND, cls="note")
+    return join([told, el("div", *drawn, cls=cls)]) if drawn else None
 
 
 def _marks(shown: Shown) -> Section | None:
@@ -194,7 +200,7 @@ def _marks(shown: Shown) -> Section | None:
         chart.spreads(title, "share", rows)
         for title, rows in figures.exact(shown.runs, shown.labels, shown.colours)
     ]
-    grid = el("div", *drawn, cls="charts") if drawn else None
+    grid = el("div", *drawn, cls="charts pairs") if drawn else None
     return Section("marks", "Before and after", join([el("p", told, cls="told"), *parts, grid]))
 
 
@@ -212,7 +218,8 @@ def _counts(runs: Sequence[Run], name: str) -> Html | None:
 
 
 def _sampled(shown: Shown, charts: Charts) -> Section | None:
-    grid = _figures(figures.passk(shown.runs, shown.labels, shown.colours), charts)
+    made = figures.passk(shown.runs, shown.labels, shown.colours)
+    grid = _figures(made, charts, "charts pairs")
     table = marks.sampled(shown.runs, shown.labels)
     if grid is None and table is None:
         return None
@@ -244,9 +251,9 @@ def _stage(shown: Shown, name: str, charts: Charts) -> Section | None:
         for label, _, stage in owned
         for note in stage.notes
     )
-    presets = dict.fromkeys(stage.preset for _, _, stage in owned if stage.preset is not None)
-    kind = ", ".join([loop, *presets]) if presets else loop
-    title = name if kind == name else f"{name} ({kind})"
+    kinds = dict.fromkeys([loop, *(s.preset for _, _, s in owned if s.preset is not None)])
+    told = ", ".join(kind for kind in kinds if kind != name)
+    title = f"{name} ({told})" if told else name
     return Section(f"stage-{_place(shown.runs, name)}", title, join([notes, *body]))
 
 

@@ -62,10 +62,11 @@ def _word(stage: Stage) -> str:
 
 
 def _came_to(stage: Stage) -> str:
+    if stage.rollouts.tallies:
+        return f"{_steps(stage)}, {len(stage.rollouts.tallies):,} rollouts"
     if stage.metrics:
-        step, row = stage.metrics[-1]
-        loss = row.get("loss/total_nats")
-        return f"{step:,} steps" + ("" if loss is None else f", loss {number(loss)}")
+        loss = stage.metrics[-1][1].get("loss/total_nats")
+        return _steps(stage) + ("" if loss is None else f", loss {number(loss)}")
     if stage.teaching is not None:
         kept, samples = (stage.teaching.counts.get(name) for name in ("kept", "samples"))
         return f"{number(kept)} of {number(samples)} answers kept"
@@ -73,6 +74,10 @@ def _came_to(stage: Stage) -> str:
         rows = [found.rows for found in stage.sets.values()]
         return ", ".join(f"{name} ({number(n)})" for name, n in zip(stage.sets, rows, strict=True))
     return "–"
+
+
+def _steps(stage: Stage) -> str:
+    return f"{stage.metrics[-1][0]:,} steps" if stage.metrics else "no step"
 
 
 def facts(owned: Sequence[tuple[str, int, Stage]]) -> Html:

@@ -6,7 +6,7 @@ be chance and is said to be so. What fell is named as readily as what rose.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from star_jax.train.report import aggregate
@@ -16,6 +16,8 @@ from star_jax.train.report.figures import CALL, WORDS, mark, sets
 from star_jax.train.report.marks import GROUPS, Column, are_apart
 from star_jax.train.report.markup import duration, in_unit, number, share
 
+# What is told of the first set; of the others only the first of them.
+TOLD = {"exact": "exact answers", "call_share": "answers with a call"}
 END = 3  # rollouts at either end that a reward is the mean of
 
 
@@ -70,9 +72,10 @@ def _measured(run: Run) -> Iterator[str]:
                 f"{number(after.call_rows)} prompts call for a tool, "
                 f"{number(after.words_rows)} for words"
             )
-            yield f"On {name} ({counts}), from {first.name} to {last.name}: {_went(before, after)}."
+            went = _went(before, after, TOLD)
+            yield f"On {name} ({counts}), from {first.name} to {last.name}: {went}."
         else:
-            yield f"On {name}: {_went(before, after)}."
+            yield f"On {name}: {_went(before, after, {'exact': TOLD['exact']})}."
 
 
 def _now(found: Marks) -> str:
@@ -85,12 +88,12 @@ def _now(found: Marks) -> str:
     return "; ".join(parts) or "no marks"
 
 
-def _went(before: Marks, after: Marks) -> str:
+def _went(before: Marks, after: Marks, names: Mapping[str, str]) -> str:
     parts = []
     for kind, where in (("call", CALL), ("words", WORDS)):
         told = [
             moved(what, mark(before, f"{kind}_{name}"), mark(after, f"{kind}_{name}"))
-            for what, name in (("exact answers", "exact"), ("answers with a call", "call_share"))
+            for name, what in names.items()
         ]
         said = [text for text in told if text]
         if said:
@@ -109,8 +112,8 @@ def moved(what: str, before: Mark | None, after: Mark | None, unit: str = "share
     if before.low is None or after.low is None:
         return f"{what} {verb} from {start} to {end}"
     if are_apart(before, after):
-        return f"{what} {verb} clearly, from {start} to {end}"
-    return f"{what} {verb} from {start} to {end}, which may be chance"
+        return f"{what} {verb} clearly from {start} to {end}"
+    return f"{what} {verb} from {start} to {end} (may be chance)"
 
 
 def _worse(run: Run) -> Iterator[str]:
