@@ -1,6 +1,6 @@
 """The table of marks: every evaluation of a set of prompts, split by what is due.
 
-measured(set, runs, labels)    a row an evaluation; the change from the first to the last; means over
+measured(set, runs, labels)    a row an evaluation; the change from the first to the last; means of
                                seeds
 sampled(runs, labels)          what sampling at a temperature showed
 
@@ -186,7 +186,9 @@ def _cell(cell: Mark | Change | None, column: Column) -> Html:
 
 
 def _bare(value: float, unit: str) -> str:
-    return in_unit(value, unit).removesuffix(PERCENT)
+    """The end of an interval."""
+    text = share(value).removesuffix(PERCENT) if unit == "share" else f"{value:.2f}"
+    return text.replace("-", "−")
 
 
 def _changed(by: float, is_clear: bool, column: Column) -> Html:

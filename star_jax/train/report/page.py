@@ -26,8 +26,8 @@ from star_jax.version import __version__
 
 GENERATOR = "star_jax report"
 BAND = (
-    "Where a curve lies in a band, it is the mean of some neighbouring steps, and the band goes from "
-    "the least to the most of them."
+    "Where a curve lies in a band, it is the mean of some neighbouring steps, and the band goes "
+    "from the least to the most of them."
 )
 
 
@@ -126,7 +126,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _asset(name: str) -> Html:
-    return Html(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    return Html(resources.files("star_jax.train.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _policy(style: str, script: str) -> str:
