@@ -33,6 +33,7 @@ class Line:
     points: Points
     colour: int
     dashed: bool = False
+    group: str | None = None  # what the legend calls it and others that look like it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +199,9 @@ def _figure(
 ) -> Html:
     legend = None
     if len(entries) > 1:
-        legend = el(
-            "span",
-            *(el("span", _swatch(line), line.label) for line in entries),
-            cls="legend",
-        )
+        looks = {(line.group or line.label, _style(line)): line for line in entries}
+        named = [el("span", _swatch(line), label) for (label, _), line in looks.items()]
+        legend = el("span", *named, cls="legend")
     shown = "" if unit in ("", "share") else f", {unit}"
     caption = el("figcaption", el("b", title), el("span", shown, cls="unit"), legend)
     return el(

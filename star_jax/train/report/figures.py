@@ -14,6 +14,7 @@ from star_jax.train import units
 from star_jax.train.report.aggregate import Mark
 from star_jax.train.report.chart import Chart, Line, Points, Spread
 from star_jax.train.report.collect import Marks, Run, Stage
+from star_jax.train.report.samples import Tally
 
 CALL, WORDS = "where a call is due", "where words are due"
 KINDS = {"call": CALL, "words": WORDS, "all": "all prompts"}
@@ -95,7 +96,16 @@ def unit_of(name: str) -> str:
     return "share" if is_share else "nats" if tail == "nats" else ""
 
 
-Owned = Sequence[tuple[str, int, Stage]]  # a run's label, its colour, and its stage of a name
+class Own(NamedTuple):
+    """A run's stage of some name."""
+
+    label: str  # the run's
+    group: str  # what the runs of its colour are called
+    colour: int
+    stage: Stage
+
+
+Owned = Sequence[Own]
 
 
 def training(owned: Owned) -> Iterator[Chart]:
@@ -107,14 +117,14 @@ def training(owned: Owned) -> Iterator[Chart]:
 def others(owned: Owned) -> Iterator[Chart]:
     """The numbers that no panel has, a chart each."""
     shown = {name for panel in PANELS for name in panel.curves.values()}
-    there = {name for _, _, stage in owned for _, row in stage.metrics for name in row}
+    there = {name for own in owned for _, row in own.stage.metrics for name in row}
     for name in sorted(there - shown):
         yield from _drawn(Panel(name, {name: name}), owned)
 
 
 def _drawn(panel: Panel, owned: Owned) -> Iterator[Chart]:
     curves = {
-        label: [stage.series(name) for _, _, stage in owned] for label, name in panel.curves.items()
+        label: [own.stage.series(name) for own in owned] for label, name in panel.curves.items()
     }
     there = {label: points for label, points in curves.items() if any(points)}
     if not there:
@@ -135,8 +145,8 @@ def _drawn(panel: Panel, owned: Owned) -> Iterator[Chart]:
         return
     for label, found in there.items():
         lines = [
-            Line(label=run, points=points, colour=colour)
-            for (run, colour, _), points in zip(owned, found, strict=True)
+            Line(label=own.label, points=points, colour=own.colour, group=own.group)
+            for own, points in zip(owned, found, strict=True)
             if points
         ]
         title = panel.title if len(panel.curves) == 1 else f"{panel.title}: {label}"
@@ -147,23 +157,31 @@ def _drawn(panel: Panel, owned: Owned) -> Iterator[Chart]:
 
 def rollouts(owned: Owned) -> Iterator[Chart]:
     """What the rollouts' files say: groups that are learnt from, and broken formats by kind."""
-    with_some = [(run, colour, s) for run, colour, s in owned if s.rollouts.tallies]
+    with_some = [own for own in owned if own.stage.rollouts.tallies]
     if not with_some:
         return
-    lines = []
-    for run, colour, stage in with_some:
-        tallies = stage.rollouts.tallies
-        points = tuple((t.rollout, t.kept / t.groups) for t in tallies if t.groups)
-        label = run if len(owned) > 1 else "of those asked"
-        lines.append(Line(label=label, points=points, colour=colour))
-    yield _per_rollout("Groups that are learnt from", lines, high=1.0)
+    kept = [
+        _of_run(own, [(t.rollout, t.kept, t.groups) for t in _tallies(own)]) for own in with_some
+    ]
+    yield _per_rollout("Groups that are learnt from", kept, high=1.0)
     if len(owned) == 1:
-        yield _per_rollout("Broken formats, by kind", list(_failures(with_some[0][2])))
+        yield _per_rollout("Broken formats, by kind", list(_failures(with_some[0].stage)))
         return
     bad = [
-        Line(label=run, points=_bad(stage, None), colour=colour) for run, colour, stage in with_some
+        _of_run(own, [(t.rollout, sum(t.bad.values()), t.samples) for t in _tallies(own)])
+        for own in with_some
     ]
     yield _per_rollout("Broken formats", bad)
+
+
+def _tallies(own: Own) -> tuple[Tally, ...]:
+    return own.stage.rollouts.tallies
+
+
+def _of_run(own: Own, counts: Sequence[tuple[int, int, int]]) -> Line:
+    """From (rollout, how many, of how many)."""
+    points = tuple((number, some / of) for number, some, of in counts if of)
+    return Line(label=own.label, points=points, colour=own.colour, group=own.group)
 
 
 def _per_rollout(title: str, lines: Sequence[Line], high: float | None = None) -> Chart:
@@ -187,25 +205,40 @@ def _failures(stage: Stage) -> Iterator[Line]:
         yield Line(label="others", points=_bad(stage, rest), colour=FEW_KINDS)
 
 
-def _bad(stage: Stage, of: set[str] | None) -> Points:
+def _bad(stage: Stage, of: set[str]) -> Points:
     return tuple(
-        (
-            tally.rollout,
-            sum(n for kind, n in tally.bad.items() if of is None or kind in of) / tally.samples,
-        )
-        for tally in stage.rollouts.tallies
-        if tally.samples
+        (t.rollout, sum(n for kind, n in t.bad.items() if kind in of) / t.samples)
+        for t in stage.rollouts.tallies
+        if t.samples
     )
 
 
 # Evaluations
 
 
-def passk(runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int]) -> Iterator[Chart]:
+class Shown(NamedTuple):
+    """The runs of a page; of each what it is called, what its colour is called, and its colour."""
+
+    runs: Sequence[Run]
+    labels: Sequence[str]
+    groups: Sequence[str]
+    colours: Sequence[int]
+
+    def owned(self, stage: str) -> Owned:
+        """Each run's stage of that name."""
+        return [
+            Own(label, group, colour, found)
+            for run, label, group, colour in zip(*self, strict=True)
+            for found in run.stages
+            if found.name == stage
+        ]
+
+
+def passk(shown: Shown) -> Iterator[Chart]:
     """At least one of k samples is exact, set by set; of several runs before and after alone."""
-    for name in sets(runs):
+    for name in sets(shown.runs):
         for kind in ("call", "words"):
-            lines = list(_passk_lines(runs, labels, colours, name, kind))
+            lines = list(_passk_lines(shown, name, kind))
             if lines:
                 yield Chart(
                     title=f"{name}: {KINDS[kind]}",
@@ -218,23 +251,23 @@ def passk(runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int]) ->
                 )
 
 
-def _passk_lines(
-    runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int], name: str, kind: str
-) -> Iterator[Line]:
-    for run, label, colour in zip(runs, labels, colours, strict=True):
-        stages = run.measured
-        there = [s for s in stages if name in s.sets and s.sets[name].passk.get(kind)]
-        if len(runs) > 1 and len(there) > 2:
+def _passk_lines(shown: Shown, name: str, kind: str) -> Iterator[Line]:
+    for run, label, group, colour in zip(*shown, strict=True):
+        there = [s for s in run.measured if name in s.sets and s.sets[name].passk.get(kind)]
+        if len(shown.runs) > 1 and len(there) > 2:
             there = [there[0], there[-1]]
         for stage in there:
             points = tuple((math.log2(k), x) for k, x in stage.sets[name].passk[kind].items())
-            i = stages.index(stage)
-            if len(runs) == 1:
-                yield Line(label=stage.name, points=points, colour=i)
+            if len(shown.runs) == 1:
+                yield Line(label=stage.name, points=points, colour=run.measured.index(stage))
             else:
-                is_first = stage is there[0] and len(there) > 1
-                text = f"{label}, {stage.name}"
-                yield Line(label=text, points=points, colour=colour, dashed=is_first)
+                yield Line(
+                    label=f"{label}, {stage.name}",
+                    points=points,
+                    colour=colour,
+                    dashed=stage is there[0] and len(there) > 1,
+                    group=f"{group}, {stage.name}",
+                )
 
 
 def sets(runs: Sequence[Run]) -> list[str]:
@@ -242,19 +275,17 @@ def sets(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for s in run.measured for name in s.sets))
 
 
-def exact(
-    runs: Sequence[Run], labels: Sequence[str], colours: Sequence[int]
-) -> Iterator[tuple[str, list[Spread]]]:
+def exact(shown: Shown) -> Iterator[tuple[str, list[Spread]]]:
     """Exact answers with their intervals: of one run at each stage, of several at the last."""
-    for name in sets(runs):
+    for name in sets(shown.runs):
         for kind in ("call", "words"):
             rows = []
-            for run, label, colour in zip(runs, labels, colours, strict=True):
+            for run, label, _, colour in zip(*shown, strict=True):
                 there = [(i, s) for i, s in enumerate(run.measured) if name in s.sets]
-                for i, stage in there if len(runs) == 1 else there[-1:]:
-                    mark = stage.sets[name].marks.get(f"{kind}_exact")
-                    text, shade = (stage.name, i) if len(runs) == 1 else (label, colour)
-                    rows.append(Spread(label=text, mark=mark, colour=shade))
+                for i, stage in there if len(shown.runs) == 1 else there[-1:]:
+                    found = mark(stage.sets[name], f"{kind}_exact")
+                    text, shade = (stage.name, i) if len(shown.runs) == 1 else (label, colour)
+                    rows.append(Spread(label=text, mark=found, colour=shade))
             if any(row.mark for row in rows):
                 yield f"{name}: exact {KINDS[kind]}", rows
 

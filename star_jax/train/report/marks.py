@@ -17,7 +17,7 @@ from star_jax.train.report import aggregate
 from star_jax.train.report.aggregate import Mark
 from star_jax.train.report.collect import Run, Stage
 from star_jax.train.report.figures import CALL, WORDS, mark
-from star_jax.train.report.markup import PERCENT, Html, el, in_unit, join, number, share
+from star_jax.train.report.markup import PERCENT, Html, el, fixed, in_unit, join, number, share
 from star_jax.train.report.tables import plain
 
 
@@ -54,7 +54,9 @@ class Change(NamedTuple):
     """From one mark to another."""
 
     by: float
-    is_clear: bool  # their 95 % intervals share nothing
+    is_clear: bool  # their 95 % intervals share nothing; of a mean, its own lies off 0
+    low: float | None = None
+    high: float | None = None
 
 
 class Entry(NamedTuple):
@@ -155,12 +157,18 @@ def _means(entries: Sequence[tuple[Run, Entry]]) -> Iterator[Entry]:
             cells = {
                 column.name: _mean(entry.cells[column.name] for entry in some) for column in COLUMNS
             }
-            yield Entry(f"{name}, mean of {len(some)}", cells, "mean")
+            yield Entry(f"{name}, mean of\N{NO-BREAK SPACE}{len(some)}", cells, "mean")
 
 
-def _mean(cells: Iterable[Mark | Change | None]) -> Mark | None:
-    values = [cell[0] for cell in cells if cell is not None]
-    return aggregate.mean(values) if values else None
+def _mean(cells: Iterable[Mark | Change | None]) -> Mark | Change | None:
+    some = [cell for cell in cells if cell is not None]
+    if not some:
+        return None
+    value, low, high = aggregate.mean([cell[0] for cell in some])
+    if isinstance(some[0], Mark):
+        return Mark(value, low, high)
+    is_clear = low is not None and high is not None and not low <= 0 <= high
+    return Change(value, is_clear, low, high)
 
 
 def _row(entry: Entry) -> Html:
@@ -176,36 +184,33 @@ def _cell(cell: Mark | Change | None, column: Column) -> Html:
     match cell:
         case None:
             return Html("–")
-        case Change(by, is_clear):
-            return _changed(by, is_clear, column)
+        case Change(by, is_clear, low, high):
+            return join([_changed(by, is_clear, column), _ends(low, high, column.unit)])
         case Mark(value, low, high):
-            ends = None
-            if low is not None and high is not None:
-                ends = el("small", f"{_bare(low, column.unit)} to {_bare(high, column.unit)}")
-            return join([in_unit(value, column.unit), ends])
+            return join([in_unit(value, column.unit), _ends(low, high, column.unit)])
 
 
-def _bare(value: float, unit: str) -> str:
-    """The end of an interval."""
-    text = share(value).removesuffix(PERCENT) if unit == "share" else f"{value:.2f}"
-    return text.replace("-", "−")
+def _ends(low: float | None, high: float | None, unit: str) -> Html | None:
+    if low is None or high is None:
+        return None
+    scale, digits = (100, 1) if unit == "share" else (1, 2)
+    return el("small", f"{fixed(scale * low, digits)} to {fixed(scale * high, digits)}")
 
 
 def _changed(by: float, is_clear: bool, column: Column) -> Html:
     shown = in_unit(abs(by), column.unit).removesuffix(PERCENT)
     if not float(shown):
         return Html("0")
-    is_better = by * column.better > 0
-    arrow = "▲" if by > 0 else "▼"
-    text = f"{arrow} {shown}"
-    said = ("better" if is_better else "worse") + (", clearly" if is_clear else "")
-    style = ("better" if is_better else "worse") + (" clear" if is_clear else "")
-    return el("span", text, cls=style, title=said)
+    word = "better" if by * column.better > 0 else "worse"
+    text = f"{'▲' if by > 0 else '▼'} {shown}"
+    if is_clear:
+        return el("span", text, cls=f"{word} clear", title=f"{word}, clearly")
+    return el("span", text, cls=word, title=f"{word}, which may be chance")
 
 
 SAMPLED = {
     "entropy_nats": ("entropy, nats", number),
-    "call_spread_share": ("call prompts whose samples differ", share),
+    "call_spread_share": ("call prompts that vary", share),
     "samples": ("samples a prompt", number),
     "temperature": ("temperature", number),
 }

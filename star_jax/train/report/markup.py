@@ -79,8 +79,14 @@ def embed(value: Any) -> Html:
 # Numbers
 
 
+def fixed(value: float, digits: int) -> str:
+    """With so many digits behind the point; what rounds to 0 has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
 def share(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}{PERCENT}".replace("-", "−")
+    return "–" if value is None else fixed(100 * value, digits) + PERCENT
 
 
 def number(value: float | None) -> str:
@@ -95,7 +101,7 @@ def number(value: float | None) -> str:
 def in_unit(value: float | None, unit: str) -> str:
     if unit == "share":
         return share(value)
-    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+    return "–" if value is None else fixed(value, 3)
 
 
 def duration(seconds: float | None) -> str:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from star_jax.train.report import browse, chart, figures, marks, tables, words
 from star_jax.train.report.chart import Chart
 from star_jax.train.report.collect import LOOPS, Run, collect
-from star_jax.train.report.figures import Owned
+from star_jax.train.report.figures import Shown
 from star_jax.train.report.markup import Html, el, embed, join
 from star_jax.version import __version__
 
@@ -35,23 +35,6 @@ class Section(NamedTuple):
     key: str
     title: str
     body: Html
-
-
-class Shown(NamedTuple):
-    """The runs of a page, what each is called and its colour."""
-
-    runs: Sequence[Run]
-    labels: Sequence[str]
-    colours: Sequence[int]
-
-    def owned(self, stage: str) -> Owned:
-        """Each run's stage of that name."""
-        return [
-            (label, colour, found)
-            for run, label, colour in zip(self.runs, self.labels, self.colours, strict=True)
-            for found in run.stages
-            if found.name == stage
-        ]
 
 
 Charts = dict[str, dict[str, Any]]  # what the script needs of each, by its key
@@ -86,10 +69,7 @@ def _check(out: Path) -> None:
 
 
 def render(runs: Sequence[Run]) -> str:
-    names = list(dict.fromkeys(run.name for run in runs))
-    # Seeds of one name share its colour, unless there is only one name.
-    colours = [names.index(run.name) if len(names) > 1 else i for i, run in enumerate(runs)]
-    shown = Shown(runs, words.labels(runs), colours)
+    shown = _shown(runs)
     charts: Charts = {}
     sections = [section for section in _sections(shown, charts) if section is not None]
     data = {
@@ -123,6 +103,15 @@ def render(runs: Sequence[Run]) -> str:
         el("script", script),
     )
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
+
+
+def _shown(runs: Sequence[Run]) -> Shown:
+    """Seeds of one name share its colour, unless there is only one name."""
+    labels, names = words.labels(runs), list(dict.fromkeys(run.name for run in runs))
+    if len(names) == 1:
+        return Shown(runs, labels, labels, range(len(runs)))
+    own = [run.name for run in runs]
+    return Shown(runs, labels, own, [names.index(name) for name in own])
 
 
 def _asset(name: str) -> Html:
@@ -193,13 +182,11 @@ def _marks(shown: Shown) -> Section | None:
     told = (
         "Calls is the share of answers with a call that can be read; it should be high where a "
         "call is due and low where words are. Small numbers are 95 % intervals over prompts, of "
-        "means over seeds t-intervals. A change is bold where the two intervals share nothing, "
-        "which is a careful test; blue is better, orange is worse."
+        "means over seeds t-intervals. A change of a share is in points; it is bold where the two "
+        "intervals share nothing, which is a careful test, and of a mean where its interval lies "
+        "off 0. Blue is better, orange is worse."
     )
-    drawn = [
-        chart.spreads(title, "share", rows)
-        for title, rows in figures.exact(shown.runs, shown.labels, shown.colours)
-    ]
+    drawn = [chart.spreads(title, "share", rows) for title, rows in figures.exact(shown)]
     grid = el("div", *drawn, cls="charts pairs") if drawn else None
     return Section("marks", "Before and after", join([el("p", told, cls="told"), *parts, grid]))
 
@@ -218,9 +205,10 @@ def _counts(runs: Sequence[Run], name: str) -> Html | None:
 
 
 def _sampled(shown: Shown, charts: Charts) -> Section | None:
-    made = figures.passk(shown.runs, shown.labels, shown.colours)
-    grid = _figures(made, charts, "charts pairs")
+    grid = _figures(figures.passk(shown), charts, "charts pairs")
     table = marks.sampled(shown.runs, shown.labels)
+    if table is not None and len(shown.runs) > 1:
+        table = el("details", el("summary", "In numbers"), table)
     if grid is None and table is None:
         return None
     told = (
@@ -232,7 +220,7 @@ def _sampled(shown: Shown, charts: Charts) -> Section | None:
 
 def _stage(shown: Shown, name: str, charts: Charts) -> Section | None:
     owned = shown.owned(name)
-    loop = owned[0][2].loop
+    loop = owned[0].stage.loop
     if loop == "teacher":
         body = [tables.taught(owned), tables.dropped(owned)]
     elif loop in LOOPS:
@@ -248,10 +236,10 @@ def _stage(shown: Shown, name: str, charts: Charts) -> Section | None:
         return None
     notes = _notes(
         note if len(owned) == 1 else f"{label}: {note}"
-        for label, _, stage in owned
+        for label, _, _, stage in owned
         for note in stage.notes
     )
-    kinds = dict.fromkeys([loop, *(s.preset for _, _, s in owned if s.preset is not None)])
+    kinds = dict.fromkeys([loop, *(s.preset for _, _, _, s in owned if s.preset is not None)])
     told = ", ".join(kind for kind in kinds if kind != name)
     title = f"{name} ({told})" if told else name
     return Section(f"stage-{_place(shown.runs, name)}", title, join([notes, *body]))

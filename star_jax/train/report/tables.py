@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from star_jax.train.report.collect import Run, Stage
-from star_jax.train.report.figures import kinds
+from star_jax.train.report.figures import Owned, kinds
 from star_jax.train.report.markup import Html, duration, el, number, share
 
 
@@ -80,7 +80,7 @@ def _steps(stage: Stage) -> str:
     return f"{stage.metrics[-1][0]:,} steps" if stage.metrics else "no step"
 
 
-def facts(owned: Sequence[tuple[str, int, Stage]]) -> Html:
+def facts(owned: Owned) -> Html:
     """How long a stage took and how fast it was, a row a run."""
     heads = ["run", "state", "time", "steps", "median step", "tokens/s", "peak memory", "model"]
     rows = [
@@ -96,7 +96,7 @@ def facts(owned: Sequence[tuple[str, int, Stage]]) -> Html:
             _peak(stage),
             "saved" if stage.has_model else "–",
         )
-        for label, _, stage in owned
+        for label, _, _, stage in owned
     ]
     return plain(heads, rows, texts=2)
 
@@ -120,7 +120,7 @@ TAUGHT = {
 }
 
 
-def taught(owned: Sequence[tuple[str, int, Stage]]) -> Html:
+def taught(owned: Owned) -> Html:
     """What a teacher was asked, and how much of it is right."""
     known = set(TAUGHT)
     heads = ["run", *TAUGHT.values(), "rows in train.jsonl"]
@@ -128,9 +128,9 @@ def taught(owned: Sequence[tuple[str, int, Stage]]) -> Html:
         names = [f"{wanted}_{name}" for name in ("samples", "valid", "exact")]
         known |= set(names)
         heads += [f"{wanted}: {name}" for name in ("answers", "valid", "exact")]
-    more = sorted({k for _, _, s in owned if s.teaching for k in s.teaching.counts} - known)
+    more = sorted({k for _, _, _, s in owned if s.teaching for k in s.teaching.counts} - known)
     rows = []
-    for label, _, stage in owned:
+    for label, _, _, stage in owned:
         teaching = stage.teaching
         counts = teaching.counts if teaching else {}
         cells = [number(counts.get(name)) for name in TAUGHT]
@@ -150,21 +150,21 @@ def _part(count: float | None, of: float | None) -> str:
     return f"{number(count)} ({share(count / of, 0)})"
 
 
-def dropped(owned: Sequence[tuple[str, int, Stage]]) -> Html | None:
+def dropped(owned: Owned) -> Html | None:
     """Why a teacher's answers were not kept."""
     return _counts(
         "why not kept",
-        [(label, dict(s.teaching.dropped) if s.teaching else {}) for label, _, s in owned],
-        [s.teaching.counts.get("samples") if s.teaching else None for _, _, s in owned],
+        [(label, dict(s.teaching.dropped) if s.teaching else {}) for label, _, _, s in owned],
+        [s.teaching.counts.get("samples") if s.teaching else None for _, _, _, s in owned],
     )
 
 
-def broken(owned: Sequence[tuple[str, int, Stage]]) -> Html | None:
+def broken(owned: Owned) -> Html | None:
     """The kinds of broken formats over all rollouts."""
     return _counts(
         "broken format",
-        [(label, {kind: float(n) for kind, n in kinds(s).items()}) for label, _, s in owned],
-        [float(sum(t.samples for t in s.rollouts.tallies)) or None for _, _, s in owned],
+        [(label, {kind: float(n) for kind, n in kinds(s).items()}) for label, _, _, s in owned],
+        [float(sum(t.samples for t in s.rollouts.tallies)) or None for _, _, _, s in owned],
     )
 
 

@@ -54,8 +54,17 @@ def _done(run: Run) -> str:
     others = [stage for stage in run.stages if stage.state != "done"]
     if not others:
         return f"Done: {what}{took}."
-    rest = ", ".join(f"{stage.name} is {stage.state}" for stage in others)
+    rest = "; ".join(
+        _are([stage.name for stage in others if stage.state == state], state)
+        for state in dict.fromkeys(stage.state for stage in others)
+    )
     return f"Of {what}, {count - len(others)} done{took}; {rest}."
+
+
+def _are(names: Sequence[str], state: str) -> str:
+    if len(names) == 1:
+        return f"{names[0]} is {state}"
+    return f"{', '.join(names[:-1])} and {names[-1]} are {state}"
 
 
 def _measured(run: Run) -> Iterator[str]:
