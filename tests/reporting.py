@@ -1,9 +1,13 @@
-"""A run's folder made of invented numbers, as a curriculum leaves it: for the page about runs."""
+"""A run's folder made of invented numbers, as a curriculum leaves it; and a page, taken apart.
+
+write(folder, …) → folder      made(folder, *runs) → the page's text, and what it is made of
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_jax import chat, world
+from star_jax.train import report
+from star_jax.train.report import markup
 from star_jax.train.rollouts import COLUMNS
 
 SETS = {"seen": 400, "unseen_tools": 300}
@@ -95,7 +101,7 @@ def fill(
 ) -> None:
     match loop:
         case "teacher":
-            report = {
+            counts = {
                 "prompts": 2000,
                 "samples": 8000,
                 "kept": 5521,
@@ -109,7 +115,7 @@ def fill(
                 "words_valid": 2150,
                 "words_exact": 1511,
             }
-            (place / "report.json").write_text(json.dumps(report))
+            (place / "report.json").write_text(json.dumps(counts))
             (place / "train.jsonl").write_text('{"id": 1}\n' * 5521)
         case "evaluate":
             (place / "marks.json").write_text(json.dumps(marks(stage, rng, better)))
@@ -328,3 +334,75 @@ def rollout(path: Path, number: int, rng: np.random.Generator, texts: Sequence[s
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()}
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), path)
+
+
+def cut(path: Path, count: int) -> None:
+    """Off the end, as a process that is killed does."""
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def change(path: Path, entries: dict[str, Any]) -> None:
+    """Entries of a file of JSON, anew."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+class Page(HTMLParser):
+    """What a page is made of; an element that is not closed where it was opened fails."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.section, self.texts = "", {"": ""}
+        self.inside: dict[str, list[str]] = {"script": [], "style": []}
+        self.rows: dict[str, list[list[str]]] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        assert len(given) == len(attrs), f"an attribute twice in {tag}"
+        self.tags.append((tag, given))
+        if tag == "section":
+            self.section = str(given["id"])
+            self.texts[self.section] = ""
+        if tag in self.inside:
+            self.inside[tag].append("")
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+        if tag not in markup.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"{tag} closes something else"
+
+    def handle_data(self, data: str) -> None:
+        last = self.open[-1] if self.open else ""
+        if last in self.inside:
+            self.inside[last][-1] += data
+        elif data.strip():
+            self.texts[self.section] += f" {data}"
+        if {"td", "th"} & set(self.open):
+            self.rows[self.section][-1][-1] += f"{data} "
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.inside["script"][0])
+
+    def table(self, section: str, first: str) -> list[str]:
+        """The cells of the row that begins so."""
+        rows = [[clean(cell) for cell in row] for row in self.rows[section]]
+        return next(row for row in rows if row and row[0] == first)
+
+
+def made(folder: Path, *runs: Path) -> tuple[str, Page]:
+    out = report.write(runs, folder / "report.html")
+    text = out.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def clean(text: str) -> str:
+    return " ".join(text.split())

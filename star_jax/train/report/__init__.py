@@ -7,8 +7,8 @@ command(argv) → exit status    python -m star_jax.train report
 A run's folder → collect → words, marks, tables, figures, browse → page
 """
 
-from star_jax.train.report.collect import Run, collect
-from star_jax.train.report.command import command
+from star_jax.train.report.cli import command
 from star_jax.train.report.page import write
+from star_jax.train.report.run import Run, collect
 
 __all__ = ["Run", "collect", "command", "write"]

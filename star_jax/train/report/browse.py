@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from star_jax.train.report.collect import Run, Stage
+from star_jax.train.report.run import Run, Stage
 from star_jax.train.report.samples import Said, spread
 
 ANSWERS, PER_CASE = 200, 3  # of a page: answers of rollouts a run, conversations a case

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from star_jax.train import units
 from star_jax.train.report.aggregate import Mark
 from star_jax.train.report.chart import Chart, Line, Points, Spread
-from star_jax.train.report.collect import Marks, Run, Stage
+from star_jax.train.report.run import Marks, Run, Stage
 from star_jax.train.report.samples import Tally
 
 CALL, WORDS = "where a call is due", "where words are due"

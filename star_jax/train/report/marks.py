@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from star_jax.train.report import aggregate
 from star_jax.train.report.aggregate import Mark
-from star_jax.train.report.collect import Run, Stage
 from star_jax.train.report.figures import CALL, WORDS, mark
 from star_jax.train.report.markup import PERCENT, Html, el, fixed, in_unit, join, number, share
+from star_jax.train.report.run import Run, Stage
 from star_jax.train.report.tables import plain
 
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from star_jax.train.report import browse, chart, figures, marks, tables, words
 from star_jax.train.report.chart import Chart
-from star_jax.train.report.collect import LOOPS, Run, collect
 from star_jax.train.report.figures import Shown
 from star_jax.train.report.markup import Html, el, embed, join
+from star_jax.train.report.run import LOOPS, Run, collect
 from star_jax.version import __version__
 
 GENERATOR = "star_jax report"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from star_jax.train.report.collect import Run, Stage
 from star_jax.train.report.figures import Owned, kinds
 from star_jax.train.report.markup import Html, duration, el, number, share
+from star_jax.train.report.run import Run, Stage
 
 
 def plain(heads: Sequence[str], rows: Iterable[Sequence[str | Html]], texts: int) -> Html:

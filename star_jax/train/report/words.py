@@ -11,10 +11,10 @@ from statistics import fmean
 
 from star_jax.train.report import aggregate
 from star_jax.train.report.aggregate import Mark
-from star_jax.train.report.collect import Marks, Run, Stage
 from star_jax.train.report.figures import CALL, WORDS, mark, sets
 from star_jax.train.report.marks import GROUPS, Column, are_apart
 from star_jax.train.report.markup import duration, in_unit, number, share
+from star_jax.train.report.run import Marks, Run, Stage
 
 # What is told of the first set; of the others only the first of them.
 TOLD = {"exact": "exact answers", "call_share": "answers with a call"}
