@@ -73,8 +73,8 @@ def named(value: float, size: float, unit: str) -> str:
     if unit == "share":
         value, size = 100 * value, 100 * size
     sign, most = ("−" if value < -size / 2 else ""), abs(value)
-    if most and not 1e-3 <= size < 1e4:
-        return sign + _short(most, size)
+    if not 1e-3 <= size < 1e4:
+        return sign + _short(most, size) if sign or most > size / 2 else "0"
     digits = max(0, -math.floor(math.log10(size) + 1e-9))
     if not math.isclose(round(size, digits), size):  # 0.25, 2.5
         digits += 1
