@@ -40,7 +40,7 @@ def test_every_part_is_there(run: Path, tmp_path: Path) -> None:
         "Answers before and after",
         "To do it again",
     ]
-    captions = [clean(each) for each in re.findall("<figcaption><b>(.*?)</b>", text)]
+    captions = [clean(each) for each in re.findall("<figcaption><span><b>(.*?)</b>", text)]
     for title in ("Loss", "Reward", "Answers with a call", "Valid format", "Entropy"):
         assert title in captions
     for title in ("KL of the policy", "Tokens held by the clip", "Length of an answer"):
@@ -351,6 +351,13 @@ def test_every_point_is_inside_the_axes(values: list[float]) -> None:
     for x, y in places:
         assert left <= float(x) <= right
         assert top <= float(y) <= bottom
+
+
+def test_no_axis_of_shares_goes_over_all() -> None:
+    for values, most in (([0.998, 0.998], 1.0), ([0.2, 0.3], 0.3), ([1.2, 1.1], 1.5)):
+        line = chart.Line(label="x", points=tuple(enumerate(values)), colour=0)
+        _, data = chart.lines(chart.Chart(title="t", unit="share", lines=(line,)), "c0")
+        assert data["range"][3] == pytest.approx(most)
 
 
 def test_long_curves_are_means_within_a_band() -> None:

@@ -111,7 +111,9 @@ def _range(chart: Chart) -> tuple[float, float]:
     if high - low < 1e-9 * max(abs(high), abs(low), 1e-6):
         low, high = (0.0, 1.0) if high == 0 else sorted((0.0, 1.25 * high))
     size = step(low, high, 4)
-    return math.floor(low / size + 1e-6) * size, math.ceil(high / size - 1e-6) * size
+    least, most = math.floor(low / size + 1e-6) * size, math.ceil(high / size - 1e-6) * size
+    # Nothing is drawn where no share can be.
+    return least, 1.0 if chart.unit == "share" and max(values) <= 1 < most else most
 
 
 def thin(points: Points) -> tuple[Points, list[tuple[float, float, float]]]:
@@ -200,10 +202,11 @@ def _figure(
     legend = None
     if len(entries) > 1:
         looks = {(line.group or line.label, _style(line)): line for line in entries}
-        named = [el("span", _swatch(line), label) for (label, _), line in looks.items()]
-        legend = el("span", *named, cls="legend")
+        parts = [el("span", _swatch(line), label) for (label, _), line in looks.items()]
+        legend = el("span", *parts, cls="legend")
     shown = "" if unit in ("", "share") else f", {unit}"
-    caption = el("figcaption", el("b", title), el("span", shown, cls="unit"), legend)
+    named = el("span", el("b", title), el("span", shown, cls="unit") if shown else None)
+    caption = el("figcaption", named, legend)
     return el(
         "figure",
         caption,
