@@ -95,6 +95,17 @@ def test_the_teachers_answers_are_counted(run: Path, tmp_path: Path) -> None:
     assert found.table("stage-1", "wrong") == ["wrong", "1,670 (21 %)"]
 
 
+def test_the_teachers_counts_may_be_together(tmp_path: Path) -> None:
+    run = reporting.write(tmp_path / "run")
+    flat = report.collect(run).stages[1].teaching
+    assert flat is not None
+    assert flat.counts["kept"] == 5521
+    assert flat.dropped["wrong"] == 1670
+    path = run / "1-teacher" / "report.json"
+    path.write_text(json.dumps({"counts": json.loads(path.read_text())}))
+    assert report.collect(run).stages[1].teaching == flat
+
+
 def test_rollouts_are_counted_once(run: Path) -> None:
     """A group that was carried stands in two files, and is an answer of the first."""
     stage = report.collect(run).stages[4]
@@ -141,6 +152,19 @@ def test_the_same_conversation_after_each_evaluation(run: Path, tmp_path: Path) 
         assert each["prompt"] == by_stage[0][each["id"]]["prompt"]
         told = [(answer["text"], answer["exact"]) for answer in each["answers"]]
         assert told == [(rows[each["id"]]["text"], rows[each["id"]]["exact"]) for rows in by_stage]
+
+
+def test_conversations_that_all_evaluations_had_come_first(tmp_path: Path) -> None:
+    run = reporting.write(tmp_path / "run")
+    for stage in ("0-before", "3-after-ckd"):
+        path = run / stage / "answers.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        reporting.lines(path, rows[4:] if stage == "0-before" else rows[:-1])
+    _, found = made(tmp_path, run)
+    cases = found.data["conversations"][0]["cases"]
+    single = [each for each in cases if (each["set"], each["case"]) == ("seen", "single")]
+    assert [each["of"] for each in single] == [6, 6]
+    assert all(answer is not None for each in cases for answer in each["answers"])
 
 
 # In words
