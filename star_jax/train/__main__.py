@@ -1,12 +1,15 @@
-"""python -m star_jax.train sft|ckd|rl|dpo [--preset NAME] [--config FILE] [--section.key value]
+"""python -m star_jax.train LOOP [--preset NAME] [--config FILE] [--section.key value] [--dry-run]
 
-    sft   cross-entropy with the targets of the rows
-    ckd   distillation from a teacher, live or from its cache
-    rl    the policy answers, a graded reward judges, groups are compared
-    dpo   a right answer over a wrong one to the same prompt
-    teacher
-          a teacher's answers to every prompt, and those of them that a student learns from
-          without a word: a tour of the program on a tiny random model, on this machine
+    sft         cross-entropy with the targets of the rows
+    ckd         distillation from a teacher, live or from its cache
+    rl          the policy answers, a graded reward judges, groups are compared
+    dpo         a right answer over a wrong one to the same prompt
+    teacher     a teacher's answers to every prompt, and those of them that a student learns from
+
+    curriculum  several stages from one file, or the embedded one: --help says more
+    paper       every row of the paper's tables on the embedded world
+    report      one page that shows what runs did, alone or side by side
+                without a word: a tour of the program on a tiny random model, on this machine
 
 LOOP --help lists every key; --dry-run says what would be done. Exit status: 0 done, 1 a fault of
 the program or of the machine, 2 a mistake in what was asked for, 3 a loss that is not finite, 4 rl
@@ -47,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _curriculum(rest, given, "demo")
         case ["paper", *rest]:
             return _curriculum(rest, given, "paper")
+        case ["report", *rest]:
+            from star_jax.train import report
+
+            return report.command(rest)
         case [("-h" | "--help"), *_]:
             print(__doc__)
             return OK
         case [word, *_] if not word.startswith("-"):
             print(
-                f"star_jax.train: {word}: is no command: use sft, ckd, rl, dpo or teacher",
+                f"star_jax.train: {word}: is no command: use sft, ckd, rl, dpo, teacher, curriculum, paper or report",
                 file=sys.stderr,
             )
             return MISTAKE

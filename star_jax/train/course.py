@@ -20,7 +20,7 @@ from typing import Any
 
 from star_jax.data.cache import partfile
 from star_jax.evals import stats
-from star_jax.train import curriculum, paper
+from star_jax.train import curriculum, paper, report
 from star_jax.train.curriculum import Manifest, Plan, Ready
 from star_jax.train.view import View
 
@@ -107,6 +107,8 @@ def finished(what: Asked, made: Sequence[tuple[Plan, list[Ready]]]) -> Iterator[
     """Write what is looked at afterwards, and say where it is."""
     folders = [plan.output for plan, _ in made]
     whole = folders[0] if len(folders) == 1 else folders[0].parent
+    page = report.write(folders, whole / "report.html")
+    yield f"what happened, as a page: {page}"
     if what.is_paper:
         path = whole / "paper.md"
         partfile.write(path, [paper.markdown(made).encode()])

@@ -197,9 +197,8 @@ def _check_output(plan: Plan) -> None:
         there = there.parent
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"{there}: can't be written to: choose another --output")
-    known = {MANIFEST, STAGES, ASIDE}
     others = [x.name for x in plan.output.iterdir()] if plan.output.is_dir() else []
-    if others and not known & set(others):
+    if others and MANIFEST not in others:
         raise ValueError(
             f"{plan.output}: holds {others[0]}, no curriculum: choose another --output"
         )
