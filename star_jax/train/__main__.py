@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         case [word, *_] if not word.startswith("-"):
             print(
-                f"star_jax.train: {word}: is no command: use sft, ckd, rl, dpo, teacher, curriculum, paper or report",
+                f"star_jax.train: {word}: is no command: use sft, ckd, rl, dpo, teacher, "
+                "curriculum, paper or report",
                 file=sys.stderr,
             )
             return MISTAKE
