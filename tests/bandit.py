@@ -2,6 +2,8 @@
 
 letters   the share of the answer's characters that are small letters: 1 is the most
 word      1 where all of them are, else 0
+two       two calls in small: half for a first letter of a to m, half for a second one of n to z
+both      1 where both are right, else 0
 """
 
 from __future__ import annotations
@@ -28,9 +30,24 @@ def word(generation: str, label: str, tools: Any, compat: None = None) -> Reward
     return Reward(value, 1.0, value, "word", "{0:.0f} if all are small letters", (value,))
 
 
-def write(path: Path, count: int) -> Path:
+def _right(generation: str) -> float:
+    first, second = f"{generation}  "[:2]
+    return (("a" <= first <= "m") + ("n" <= second <= "z")) / 2
+
+
+def two(generation: str, label: str, tools: Any, compat: None = None) -> Reward:
+    value = _right(generation)
+    return Reward(value, 1.0, value, "two", "{0} of both", (value,))
+
+
+def both(generation: str, label: str, tools: Any, compat: None = None) -> Reward:
+    value = float(_right(generation) == 1)
+    return Reward(value, 1.0, value, "both", "{0}", (value,))
+
+
+def write(path: Path, count: int, target: str = "ok<|im_end|>") -> Path:
     rows = [
-        {"id": f"p{i}", "inputs": f"say {i}: ", "targets": "ok<|im_end|>", "tools": []}
+        {"id": f"p{i}", "inputs": f"say {i}: ", "targets": target, "tools": []}
         for i in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

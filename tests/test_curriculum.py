@@ -327,6 +327,18 @@ def test_a_damaged_manifest_is_named(models: Path, tmp_path: Path) -> None:
         Manifest(plan, made, "x")
 
 
-def test_embedded_curricula_are_sound(tmp_path: Path) -> None:
-    for path in sorted(course.EMBEDDED.glob("*.yaml")):
-        ready(path, tmp_path / path.stem)
+def test_embedded_curricula_are_sound(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for the world's models: their places in the files are what is looked at."""
+    found = sorted(course.EMBEDDED.glob("*.yaml"))
+    assert [path.stem for path in found] == ["demo", "paper"]
+    for path in found:
+        monkeypatch.setattr(
+            curriculum, "MODELS", {name: models / name for name in ("student", "teacher")}
+        )
+        plan, made = ready(path, tmp_path / path.stem)
+        assert len(made) == len(plan.stages)
+    monkeypatch.setattr(curriculum, "MODELS", {"student": tmp_path / "nowhere"})
+    with pytest.raises(ValueError, match="world:student: does not come with this version"):
+        ready(found[0], tmp_path / "none")

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +377,34 @@ def test_a_preview_computes_nothing(folder: Path, tmp_path: Path) -> None:
 
 
 # Mistakes
+
+
+@pytest.mark.parametrize("parts", [2, 3, 50])
+def test_answers_do_not_depend_on_the_parts_they_are_asked_in(parts: int) -> None:
+    whole = asker_of(9, 20, lambda place: True)
+    cut = dataclasses.replace(whole, parts=parts)
+    made, other = (each.groups(range(3, 17), 0) for each in (cut, whole))
+    assert [group.place for group in made] == list(range(3, 17))
+    for mine, theirs in zip(made, other, strict=True):
+        assert [a.reward for a in mine.answers] == [a.reward for a in theirs.answers]
+
+
+def test_rewards_of_a_part_are_computed_while_the_next_is_asked() -> None:
+    """The second question waits for the first one's rewards, which only another thread can give."""
+    scored, first = threading.Event(), asker_of(9, 20, lambda place: True)
+
+    def score(*given: Any) -> Reward:
+        scored.set()
+        return first.score(*given)
+
+    def ask(rows: Any, names: Any, number: int) -> Any:
+        if names[0] != b"0":
+            assert scored.wait(30)
+        return first.ask(rows, names, number)
+
+    asker = dataclasses.replace(first, parts=2, ask=ask, score=score)
+    assert len(asker.groups(range(4), 0)) == 4
+
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "room": ({"rollout__max_new_tokens": 64}, "rollout.max_new_tokens: is 64, a row has 64 tokens"),

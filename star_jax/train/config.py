@@ -314,6 +314,7 @@ class Rollout:
     stalled: int = 5  # rollouts in which a reward has not moved, until that is said
     gap_limit: float = 0.3  # mean distance of the sampler's log-probs to the trainer's, in nats
     own_share: float = 1.0  # of the prompts, those that the policy answers; GKD's λ
+    parts: int = 1  # in which prompts are asked: rewards of one overlap with the next one's answers
     guide: bool = False  # a group's last answer is the row's own target, as LUFFY has it
     allow_collapse: bool = False  # go on where the policy has stopped calling tools
 
@@ -325,6 +326,7 @@ class Rollout:
             "slots",
             "epochs",
             "most_batches",
+            "parts",
             "stalled",
         ):
             at_least(f"rollout.{name}", getattr(self, name), 1)

@@ -123,6 +123,11 @@ def _model(path: Path, value: Any) -> Path:
         return path.parent / text
     if (name := text.removeprefix(WORLD)) not in MODELS:
         raise ValueError(f"{path}: models: {text}: the world has {' and '.join(MODELS)}")
+    if not MODELS[name].is_dir():
+        raise ValueError(
+            f"{path}: models: {text}: does not come with this version: make one with python -m "
+            f"star_jax.world pretrain {name} DIR, and give DIR/model"
+        )
     return MODELS[name]
 
 

@@ -49,6 +49,7 @@ FREE = (
     "rollout.most_batches",
     "rollout.gap_limit",
     "rollout.stalled",
+    "rollout.parts",
     "rollout.allow_collapse",
 )
 

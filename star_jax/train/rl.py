@@ -327,6 +327,7 @@ class _Loop:
             samples=config.rollout.samples,
             own_share=config.rollout.own_share,
             guide=config.rollout.guide,
+            parts=config.rollout.parts,
         )
         self.saved = self.examined = self.first
         self.watch = telling.Watch(run.prompts, config.rollout.stalled)

@@ -16,6 +16,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,27 +123,40 @@ class Asker:
     samples: int  # answers to a prompt
     own_share: float = 1.0  # of the prompts, those that the policy answers
     guide: bool = False  # the last answer is the row's own target
+    parts: int = 1  # in which prompts are asked
 
     def prompt(self, place: int) -> int:
         count = len(self.prompts)
         return int(feed.order(self.seed, place // count, count)[place % count])
 
     def groups(self, places: Sequence[int], number: int) -> list[Group]:
-        indices = [self.prompt(place) for place in places]
-        rows = [self.prompts.rows[index] for index in indices]
-        own = [i for i, place in enumerate(places) if self._is_own(place)]
-        names = [str(places[i]).encode() for i in own]
-        asked = self.ask([rows[i] for i in own], names, number) if own else []
-        said = dict(zip(own, asked, strict=True))
-        return [
-            Group(
-                place=place,
-                prompt=index,
-                drawn_at=number,
-                answers=self._answers(row, said.get(i, ())),
-            )
-            for i, (place, index, row) in enumerate(zip(places, indices, rows, strict=True))
-        ]
+        """Asked part by part; the answers of one are judged while the next one is asked."""
+        size = -(-len(places) // self.parts)
+        parts = [places[i : i + size] for i in range(0, len(places), size)]
+        with ThreadPoolExecutor(1, thread_name_prefix="rewards") as pool:
+            judged = [
+                pool.submit(self._judged, part, self._asked(part, number), number) for part in parts
+            ]
+        return [group for future in judged for group in future.result()]
+
+    def _asked(self, places: Sequence[int], number: int) -> dict[int, list[Sample]]:
+        """What the policy says, by place, where it is asked."""
+        own = [place for place in places if self._is_own(place)]
+        if not own:
+            return {}
+        rows = [self.prompts.rows[self.prompt(place)] for place in own]
+        names = [str(place).encode() for place in own]
+        return dict(zip(own, self.ask(rows, names, number), strict=True))
+
+    def _judged(
+        self, places: Sequence[int], said: dict[int, list[Sample]], number: int
+    ) -> list[Group]:
+        made = []
+        for place in places:
+            index = self.prompt(place)
+            answers = self._answers(self.prompts.rows[index], said.get(place, []))
+            made.append(Group(place=place, prompt=index, drawn_at=number, answers=answers))
+        return made
 
     def _is_own(self, place: int) -> bool:
         """Whether the policy answers the prompt of this place: a fixed draw."""
