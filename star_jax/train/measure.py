@@ -74,7 +74,7 @@ def open(config: Measure) -> MeasureRun:
         )
     score = judging.of(config.reward)
     sets = {}
-    for name, path in files(config.data):
+    for name, path in list(files(config.data)):  # all names first
         sets[name] = prompts.load(
             path,
             tokenizer,
