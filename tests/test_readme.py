@@ -54,6 +54,16 @@ COMMANDS = [
 ]
 
 
+# The example of docs/curriculum.md, cut to what the folder holds.
+CURRICULUM = """
+models: {student: Qwen3-0.6B, teacher: Qwen3-8B}
+files: {prompts: rows.jsonl}
+stages:
+  - {name: answers, run: teacher, model: "{teacher}", data: {train: "{prompts}"}}
+  - {name: sft, run: sft, model: "{student}", data: {train: "{answers}/train.jsonl"}}
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     sizes = {"vocab_size": 20000, "max_position_embeddings": 40960}
@@ -62,6 +72,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(tmp_path / "Qwen3-0.6B", tmp_path / "Qwen3-8B")
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     (tmp_path / "replies.jsonl").write_text(json.dumps(REPLY) + "\n")
+    (tmp_path / "my.yaml").write_text(CURRICULUM)
     (tmp_path / "tools.json").write_text(json.dumps(ROW["tools"]))
     return tmp_path
 
