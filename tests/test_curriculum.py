@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from star_jax.train import course, curriculum, stages, view
-from star_jax.train.curriculum import Manifest, Plan, Ready
+from star_jax.train.manifest import Manifest, Plan, Ready
 from star_jax.train.stages import Stage
 from tests import tiny, world
 

@@ -21,7 +21,7 @@ from typing import Any
 from star_jax.data.cache import partfile
 from star_jax.evals import stats
 from star_jax.train import curriculum, paper, report
-from star_jax.train.curriculum import Manifest, Plan, Ready
+from star_jax.train.manifest import Manifest, Plan, Ready
 from star_jax.train.view import View
 
 log = logging.getLogger(__name__)

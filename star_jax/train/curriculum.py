@@ -17,58 +17,32 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import yaml
 
 from star_jax.data import read
-from star_jax.data.cache import identity, partfile
+from star_jax.data.cache import identity
 from star_jax.data.encode import Tokenizer
 from star_jax.models import hf
 from star_jax.train import flags, presets, stages
+from star_jax.train.manifest import MANIFEST, Manifest, Plan, Ready
 from star_jax.train.processes import Signals
 from star_jax.train.stages import Stage
 from star_jax.version import __version__
 from star_jax.world import MODELS
 from star_jax.world import VERSION as WORLD_VERSION
 
-MANIFEST, STAGES, ASIDE = "manifest.json", "stages", "aside"
+STAGES, ASIDE = "stages", "aside"
 FIELDS = ("name", "models", "files", "defaults", "stages")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 REFERENCE = re.compile(r"\{([^{}]*)\}")
 WORLD = "world:"  # a model that comes with the program
 ASKS = ("teacher", "evaluate")  # stages that look for signals by asking
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    source: str  # the file, for what is said of it
-    name: str
-    models: Mapping[str, Path]
-    files: Mapping[str, Path]
-    stages: tuple[Stage, ...]
-    output: Path
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A stage whose mistakes have been looked for."""
-
-    stage: Stage
-    config: Any
-    key: str
-
-    @property
-    def output(self) -> Path:
-        return Path(self.config.output)
 
 
 # From a file
@@ -290,60 +264,6 @@ def _hash(path: Path) -> str:
 # One stage after the other
 
 
-class Manifest:
-    """How far a curriculum is, on the disk after every change."""
-
-    def __init__(self, plan: Plan, ready: list[Ready], command: str) -> None:
-        self.path = plan.output / MANIFEST
-        before = self._before()
-        self.known: dict[str, Any] = {
-            "name": plan.name,
-            "seed": plan.seed,
-            "version": __version__,
-            "command": command,
-            "machine": machine(),
-            "stages": [self._entry(plan, one, before.get(one.stage.name)) for one in ready],
-        }
-
-    def _before(self) -> dict[str, dict[str, Any]]:
-        if not self.path.is_file():
-            return {}
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-            return {entry["name"]: entry for entry in known["stages"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path}: is damaged ({error}): remove it, and stages are looked at again"
-            ) from error
-
-    @staticmethod
-    def _entry(plan: Plan, one: Ready, before: dict[str, Any] | None) -> dict[str, Any]:
-        begun_as = None if before is None else before.get("begun_as")
-        is_same = begun_as == one.key and one.output.is_dir()
-        return {
-            "name": one.stage.name,
-            "run": one.stage.run,
-            "preset": one.stage.preset,
-            "output": str(one.output.relative_to(plan.output)),
-            "key": one.key,
-            "state": before["state"] if is_same and before else "waiting",
-            "seconds": before["seconds"] if is_same and before else None,
-            "begun_as": begun_as,  # the key that its folder is of
-            "settings": flags.values(one.config),
-        }
-
-    def entry(self, name: str) -> dict[str, Any]:
-        return next(entry for entry in self.known["stages"] if entry["name"] == name)
-
-    def set(self, name: str, **changes: Any) -> None:
-        self.entry(name).update(changes)
-        self.write()
-
-    def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partfile.write(self.path, [json.dumps(self.known, indent=1).encode() + b"\n"])
-
-
 def run(plan: Plan, ready: list[Ready], manifest: Manifest, log: logging.Logger) -> int | None:
     """All stages that are not done; → the signal that it was stopped by."""
     manifest.write()
@@ -388,29 +308,6 @@ def _set_aside(plan: Plan, one: Ready, entry: Mapping[str, Any]) -> None:
         if not there.exists():
             one.output.rename(there)
             return
-
-
-def machine() -> dict[str, Any]:
-    """What it runs on, in words."""
-    devices = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "accelerators": devices,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "star_jax": __version__,
-    }
-
-
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def evaluations(plan: Plan, ready: list[Ready]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from star_jax.evals import stats
 from star_jax.train import curriculum
-from star_jax.train.curriculum import Plan, Ready
+from star_jax.train.manifest import Plan, Ready
 
 # (BFCL v3 overall, ACEBench Normal) of Qwen3-0.6B: tables 1, 2 and 4 and the ablation of rewards;
 # None where the paper has no such row.

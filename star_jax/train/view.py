@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from star_jax.train.curriculum import Manifest, Plan, Ready
+from star_jax.train.manifest import Manifest, Plan, Ready
 
 TAIL = 65536  # bytes of a file's end that are looked at
 PERIOD_S = 0.5
