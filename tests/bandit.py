@@ -2,7 +2,7 @@
 
 letters   the share of the answer's characters that are small letters: 1 is the most
 word      1 where all of them are, else 0
-two       two calls in small: half for a first letter of a to m, half for a second one of n to z
+two       two calls in small: half for a first letter of a to f, half for a second one of u to z
 both      1 where both are right, else 0
 """
 
@@ -32,7 +32,7 @@ def word(generation: str, label: str, tools: Any, compat: None = None) -> Reward
 
 def _right(generation: str) -> float:
     first, second = f"{generation}  "[:2]
-    return (("a" <= first <= "m") + ("n" <= second <= "z")) / 2
+    return (("a" <= first <= "f") + ("u" <= second <= "z")) / 2
 
 
 def two(generation: str, label: str, tools: Any, compat: None = None) -> Reward:

@@ -63,7 +63,7 @@ LIMIT = 60  # steps in which every row has to be there
 @pytest.mark.slow
 def test_every_row_reaches_the_optimum_and_a_graded_reward_is_there_first(tmp_path: Path) -> None:
     world.student(tmp_path / "student")
-    bandit.write(tmp_path / "train.jsonl", 16, "an<|im_end|>")
+    bandit.write(tmp_path / "train.jsonl", 16, "az<|im_end|>")
     commands = []
     for name, preset in ROWS.items():
         function = "both" if name == "binary" else "two"
