@@ -3,8 +3,8 @@
     tasks → answers(tasks, asker) → the same tasks, over, one after the other
     tasks → write(path, …) → OUTPUT/answers.jsonl, which a killed run goes on with
 
-A task is a value: `question` is what it wants to know (None: it is over), `told` is what it becomes
-with an answer, `line` what is kept of it.
+A task is a value: `ask` is what it wants to know until it `is_over`, `told` is what it becomes with an
+answer, `line` what is kept of it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from star_jax.evals.running.asking import Answer, Asker, Question
+from star_jax.evals.running.asking import Answer, Asker, Question, lost
 from star_jax.sampler.output import Output
+
+
+class Unaskable(Exception):
+    """No prompt can be made of what the model said before: the entry is lost, the run goes on."""
 
 
 class Task(Protocol):
@@ -25,7 +29,9 @@ class Task(Protocol):
     def id(self) -> str: ...
 
     @property
-    def question(self) -> Question | None: ...
+    def is_over(self) -> bool: ...
+
+    def ask(self) -> Question: ...
 
     def told(self, answer: Answer) -> Task: ...
 
@@ -47,9 +53,15 @@ def answers(
     count = 0
 
     def place(number: int, task: Task) -> None:
-        open_tasks[number] = task
-        if (question := task.question) is not None:
+        while not task.is_over:
+            try:
+                question = task.ask()
+            except Unaskable as error:
+                task = task.told(lost(str(error)))
+                continue
             asked[asker.ask(question)] = number
+            break
+        open_tasks[number] = task
 
     while not should_stop():
         while len(order) < asker.ahead and (task := next(tasks, None)) is not None:
@@ -62,7 +74,7 @@ def answers(
             number = asked.pop(ticket)
             place(number, open_tasks[number].told(answer))
         on_tokens(asker.take_tokens())
-        while order and open_tasks[order[0]].question is None:
+        while order and open_tasks[order[0]].is_over:
             yield open_tasks.pop(order.popleft())
 
 
