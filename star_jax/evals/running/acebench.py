@@ -78,7 +78,9 @@ def chosen(text: str) -> tuple[str, ...]:
             raise ValueError(f"--categories: {word!r} is none of ACEBench's: give one of {known}")
         wanted |= set(GROUPS.get(word, (name,)))
     if not wanted:
-        raise ValueError(f"--categories is {text!r}: name one at least, or one of {', '.join(GROUPS)}")
+        raise ValueError(
+            f"--categories is {text!r}: name one at least, or one of {', '.join(GROUPS)}"
+        )
     return tuple(name for name in NORMAL if name in wanted)
 
 

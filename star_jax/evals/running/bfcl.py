@@ -260,7 +260,9 @@ def score(exam: Exam, lines: Sequence[Line]) -> dict[str, Any]:
     """Counts, averages and rates. `averages` are the published ones: what is missing is wrong."""
     found = scoring.by_category(lines)
     sizes = {name: len(some) for name, some in found.items()}
-    counts = {name: (sum(line["valid"] for line in some), len(some)) for name, some in found.items()}
+    counts = {
+        name: (sum(line["valid"] for line in some), len(some)) for name, some in found.items()
+    }
     official = bfcl.aggregate(counts, exam.version)
     return {
         "benchmark": "bfcl",

@@ -43,7 +43,10 @@ class Case:
 
 
 def page(
-    title: str, about: str, tables: Sequence[Table], cases: Sequence[tuple[str, Sequence[Case]]] = ()
+    title: str,
+    about: str,
+    tables: Sequence[Table],
+    cases: Sequence[tuple[str, Sequence[Case]]] = (),
 ) -> str:
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',

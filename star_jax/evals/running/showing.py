@@ -126,9 +126,7 @@ def _said(line: Line) -> str:
     turns = line["turns"]
     if len(turns) == 1 and len(turns[0]) == 1:
         return turns[0][0]
-    return "\n\n".join(
-        f"turn {number}\n" + "\n".join(turn) for number, turn in enumerate(turns, 1)
-    )
+    return "\n\n".join(f"turn {number}\n" + "\n".join(turn) for number, turn in enumerate(turns, 1))
 
 
 def _json(value: Any) -> str:

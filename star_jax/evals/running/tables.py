@@ -59,9 +59,7 @@ def text(table: Table) -> str:
 
 def _spread(table: Table) -> tuple[list[str], list[list[str]]]:
     """Spans take two columns: the number, and its bounds."""
-    is_span = [
-        any(isinstance(row[i], Span) for row in table.rows) for i in range(len(table.head))
-    ]
+    is_span = [any(isinstance(row[i], Span) for row in table.rows) for i in range(len(table.head))]
     head: list[str] = []
     for name, two in zip(table.head, is_span, strict=True):
         head += [name, "95 % interval"] if two else [name]

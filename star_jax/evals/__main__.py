@@ -1,0 +1,303 @@
+"""What a model can do with tools: BFCL, ACEBench, pass@k, and honest comparisons."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+OK, MISTAKE, STOPPED, INTERRUPTED = 0, 2, 75, 130
+SEED_LIMIT = 2**63
+KEY = "OPENAI_API_KEY"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: done. 2: the request cannot be met, and why not. 75 and 130: stopped by SIGTERM or
+    Ctrl-C; what is done is kept, and the same command goes on."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    try:
+        return arguments.run(arguments)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        print(f"star_jax.evals: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m star_jax.evals", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_bfcl(commands)
+    _add_acebench(commands)
+    _add_passk(commands)
+    _add_compare(commands)
+    return parser
+
+
+def number(least: float, most: float = float("inf"), kind: type[int] | type[float] = int):
+    """A flag's value within limits."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            what = "a whole number" if kind is int else "a number"
+            limit = f"from {least} to {most}" if most < float("inf") else f"from {least} on"
+            raise argparse.ArgumentTypeError(f"{text!r}: give {what} {limit}")
+        return value
+
+    return read
+
+
+def _flag(command: Any, name: str, default: Any, about: str, kind: Callable[[str], Any]) -> None:
+    shown = "" if default is None else f" ({default})"
+    command.add_argument(name, type=kind, default=default, metavar="N", help=about + shown)
+
+
+def _add_who(command: argparse.ArgumentParser, *, max_new: int) -> None:
+    """Who is asked, and how answers are drawn."""
+    group = command.add_argument_group("who answers")
+    one = group.add_mutually_exclusive_group(required=True)
+    one.add_argument("--model", type=Path, metavar="DIR", help="a Hugging Face folder")
+    one.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help=f"a server of OpenAI's API instead, like http://127.0.0.1:8000; its key is ${KEY}",
+    )
+    group.add_argument(
+        "--served", metavar="NAME", help="what the server calls the model (the first it lists)"
+    )
+    _flag(group, "--slots", 64, "answers at once; to a server, requests at once", number(1))
+    _flag(group, "--timeout", 600.0, "seconds that a request may take", number(0.1, kind=float))
+    _flag(group, "--context", None, "tokens of prompt and answer (the model's own)", number(8))
+    _add_dtype(group)
+    group = command.add_argument_group("how it answers")
+    group.add_argument(
+        "--think", choices=["on", "off"], help="whether to reason (what the prompt does without)"
+    )
+    group.add_argument(
+        "--system", type=Path, metavar="FILE", help="a system prompt to put before the entry's own"
+    )
+    _flag(group, "--temperature", 0.0, "0 takes the likeliest token", number(0, 100, kind=float))
+    _flag(group, "--max-new-tokens", max_new, "most tokens of an answer", number(1))
+    _flag(group, "--seed", 0, "for the same answers again", number(0, SEED_LIMIT - 1))
+
+
+def _add_dtype(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="what weights and cache are computed in (bfloat16)",
+    )
+    _flag(group, "--tensor", 1, "devices that the weights are split over", number(1))
+
+
+def _add_what(command: argparse.ArgumentParser, data: str, categories: str) -> None:
+    command.add_argument("--data", type=Path, metavar="PATH", help=data)
+    command.add_argument("--categories", default="all", metavar="NAMES", help=categories)
+    _flag(command, "--limit", None, "entries of each category (all)", number(1))
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="where results go (./BENCHMARK-NAME)"
+    )
+    command.add_argument(
+        "--name", metavar="NAME", help="what the model is called in the results (its folder's name)"
+    )
+
+
+def _add_bfcl(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "bfcl", help="the Berkeley Function-Calling Leaderboard, v3 or v4"
+    )
+    _add_what(
+        command,
+        "BFCL's files: a wheel, a checkout or their folder (the miniature that comes along)",
+        "by name, or all, single_turn, non_live, live, multi_turn; split by commas (all)",
+    )
+    command.add_argument("--version", choices=["v3", "v4"], help="(what --data holds)")
+    command.add_argument(
+        "--prompt",
+        choices=["official", "template", "star"],
+        default="official",
+        help="as BFCL asks Qwen3, as the model's own template does, or as STAR's authors (official)",
+    )
+    _add_who(command, max_new=4096)
+    command.set_defaults(run=_bfcl)
+
+
+def _bfcl(arguments: argparse.Namespace) -> int:
+    from star_jax.evals.running import bfcl
+
+    if arguments.prompt == "star" and arguments.system is None:
+        _tell(
+            "--prompt star without --system: their system prompt does not come along, so none is "
+            "put before the tools, as in their training set"
+        )
+    exam = bfcl.open(arguments.data, arguments.version, arguments.categories, arguments.limit)
+    try:
+        return _benchmark(arguments, exam, arguments.prompt)
+    finally:
+        exam.close()
+
+
+def _add_acebench(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("acebench", help="ACEBench's Normal categories")
+    _add_what(
+        command,
+        "a checkout of ACEBench (the miniature that comes along)",
+        "by name, or all, atom, single_turn, multi_turn; split by commas (all)",
+    )
+    command.add_argument("--language", choices=["en", "zh"], default="en", help="(en)")
+    command.add_argument(
+        "--keep-thoughts",
+        action="store_true",
+        help="judge what stands before </think> as well, as the official run does",
+    )
+    _add_who(command, max_new=1024)
+    command.set_defaults(run=_acebench)
+
+
+def _acebench(arguments: argparse.Namespace) -> int:
+    from star_jax.evals.running import acebench
+
+    exam = acebench.open(arguments.data, arguments.language, arguments.categories, arguments.limit)
+    return _benchmark(arguments, exam, "template")
+
+
+def _benchmark(arguments: argparse.Namespace, exam: Any, mode: Any) -> int:
+    from star_jax.evals.running import benchmark, showing, tables
+
+    prompting, asker = _asked(arguments, mode)
+    name = arguments.name or asker.about["model"]
+    kind = "acebench" if mode == "template" and hasattr(exam, "language") else "bfcl"
+    output = arguments.output or Path(f"{kind}-{name.replace('/', '_')}")
+    try:
+        with _told() as told:
+            scores = benchmark.run(
+                exam,
+                asker,
+                prompting,
+                output,
+                name=name,
+                keep_thoughts=getattr(arguments, "keep_thoughts", False),
+                limit=arguments.limit,
+                should_stop=lambda: bool(told),
+            )
+    finally:
+        asker.close()
+    if scores is None:
+        _tell(f"stopped: what is done is in {output}, the same command goes on")
+        return INTERRUPTED if told == [signal.SIGINT] else STOPPED
+    print(f"{showing.title(scores)}\n{showing.about(scores)}\n")
+    for table in showing.tables(scores):
+        print(tables.text(table))
+    print(f"{output}: scores.json, scores.html, answers.jsonl")
+    return OK
+
+
+def _asked(arguments: argparse.Namespace, mode: Any) -> tuple[Any, Any]:
+    """How to ask, and whom. Nothing is loaded before the request is known to be sound."""
+    from star_jax.evals.running.prompting import Prompting
+
+    think = None if arguments.think is None else arguments.think == "on"
+    system = None
+    if arguments.system is not None:
+        system = arguments.system.read_text(encoding="utf-8").strip("\n")
+    if arguments.endpoint is not None:
+        from star_jax.evals.running.endpoint import Endpoint, Server
+
+        prompting = Prompting(mode, think, system)
+        server = Server(
+            url=arguments.endpoint,
+            model=arguments.served,
+            key=os.environ.get(KEY),
+            at_once=arguments.slots,
+            timeout_s=arguments.timeout,
+        )
+        endpoint = Endpoint(
+            server,
+            max_new_tokens=arguments.max_new_tokens,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+            think=think,
+        )
+        return prompting, endpoint
+    return _local(arguments, mode, think, system)
+
+
+def _local(arguments: argparse.Namespace, mode: Any, think: Any, system: Any) -> tuple[Any, Any]:
+    from star_jax.data import template
+    from star_jax.evals.running.asking import Local
+    from star_jax.evals.running.prompting import Prompting
+    from star_jax.models import hf
+    from star_jax.sampler import loading
+    from star_jax.sampler.request import Settings
+
+    prompting = Prompting(mode, think, system, template.load(arguments.model))
+    positions = hf.read_config(arguments.model).max_position_embeddings
+    context = min(positions, arguments.context or positions)
+    loaded = loading.load(
+        arguments.model,
+        dtype=arguments.dtype,
+        slots=arguments.slots,
+        max_prompt=context - 1,
+        max_new=min(arguments.max_new_tokens, context - 1),
+        tensor=arguments.tensor,
+    )
+    settings = Settings(
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+    return prompting, Local(loaded, settings, context)
+
+
+def _tell(sentence: str) -> None:
+    print(f"star_jax.evals: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def _told() -> Generator[list[int]]:
+    """The signals that came: a first one is heeded when a step is over, a second one at once."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def note(received: int, frame: FrameType | None) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(received)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _add_passk(commands: argparse._SubParsersAction) -> None:
+    pass
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

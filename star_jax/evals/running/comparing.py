@@ -1,0 +1,197 @@
+"""Runs over the same entries, compared entry by entry: who is better, and is it more than luck?
+
+    folder → Run           answers of bfcl, acebench, passk, or of a training's evaluation
+    first run, another → a row for every category and for the averages, with a sentence
+
+Runs over different entries are refused: their numbers differ for that alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from star_jax.evals import stats
+from star_jax.evals.bfcl.shares import shares
+from star_jax.evals.running import acebench, passk, scoring
+from star_jax.evals.running.tables import Span, Table
+
+MARKS = "marks.json"  # of a training's evaluation
+Values = dict[str, dict[str, float]]  # category → what is counted there → its value
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    kind: str  # bfcl v3, acebench en, passk, evaluation
+    values: Values
+    averages: Mapping[str, Mapping[str, float]]  # what each category weighs
+    digests: Mapping[str, str]  # of the entries, where the run keeps them
+    settings: Mapping[str, Any]
+
+
+def read(folder: Path) -> list[Run]:
+    """The run of a folder, or the runs of several models."""
+    if (folder / MARKS).is_file():
+        return [_evaluation(folder)]
+    path = folder / scoring.SCORES
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: holds neither {scoring.SCORES} nor {MARKS}: give the output of an "
+            "evaluation that has ended"
+        )
+    scores = _json(path)
+    match scores.get("benchmark"):
+        case "bfcl" | "acebench":
+            return [_benchmark(folder, scores)]
+        case "passk":
+            return [_passk(folder, scores, name) for name in scores["models"]]
+    raise ValueError(f"{path}: is of no known benchmark: give the output of an evaluation")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}): run the evaluation again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: is no object: run the evaluation again")
+    return value
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file: keep it beside the scores")
+    try:
+        return scoring.read_lines(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}): run the evaluation again") from error
+
+
+def _benchmark(folder: Path, scores: Mapping[str, Any]) -> Run:
+    found = scoring.by_category(_lines(folder / scoring.ANSWERS))
+    values: Values = {}
+    for name, lines in found.items():
+        if scores["benchmark"] == "acebench":
+            values[name] = dict(acebench.named_units(lines))
+        else:
+            values[name] = {line["id"]: float(line["valid"]) for line in lines}
+    sizes = {name: len(one) for name, one in values.items()}
+    weights: Mapping[str, Mapping[str, float]] = (
+        acebench.shares() if scores["benchmark"] == "acebench" else shares(sizes, scores["version"])
+    )
+    kind = f"{scores['benchmark']} {scores['version']}"
+    return Run(folder.name, kind, values, weights, scores["entries"], scores["settings"])
+
+
+def _passk(folder: Path, scores: Mapping[str, Any], name: str) -> Run:
+    lines = _lines(folder / f"{name}.jsonl")
+    ks = sorted({1, *map(int, next(iter(scores["models"][name].values()))["pass"])})
+    values: Values = {}
+    for kind in passk.KINDS:
+        some = passk.of_kind(lines, kind)
+        for k in ks if some else ():
+            found = passk.pass_values(some, k)
+            pairs = zip(some, found, strict=True)
+            values[f"{kind} pass@{k}"] = {line["id"]: float(value) for line, value in pairs}
+    several = len(scores["models"]) > 1
+    label = f"{folder.name}/{name}" if several else folder.name
+    return Run(label, "passk", values, {}, scores["entries"], scores["settings"])
+
+
+def _evaluation(folder: Path) -> Run:
+    values: Values = {}
+    for line in _lines(folder / scoring.ANSWERS):
+        for name in (line["set"], f"{line['set']}, {line['wanted']} due"):
+            values.setdefault(f"{name}: exact", {})[str(line["id"])] = float(line["exact"])
+            values.setdefault(f"{name}: reward", {})[str(line["id"])] = float(line["reward"])
+    return Run(folder.name, "evaluation", values, {}, {}, {})
+
+
+def compared(first: Run, other: Run) -> list[dict[str, Any]]:
+    """A row for each average and each category. ValueError: they answered different entries."""
+    check(first, other)
+    names = (first.name, other.name)
+    if names[0] == names[1]:
+        names = ("A", "B")
+    a = {name: list(found.values()) for name, found in first.values.items()}
+    b = {name: [other.values[name][one] for one in found] for name, found in first.values.items()}
+    rows = []
+    for name, weights in first.averages.items():
+        there = [one for one in weights if one in a]
+        if there:
+            shown = name + " *" * (len(there) < len(weights))
+            one = stats.compare_strata(
+                [a[c] for c in there],
+                [b[c] for c in there],
+                [weights[c] for c in there],
+                names=names,
+            )
+            rows.append(passk.told(shown, "average", names, one))
+    for name in a:
+        one = stats.compare(a[name], b[name], names=names)
+        rows.append(passk.told(name, "category", names, one))
+    return rows
+
+
+def check(first: Run, other: Run) -> None:
+    if first.kind != other.kind:
+        raise ValueError(
+            f"{first.name} is of {first.kind}, {other.name} of {other.kind}: compare runs of one "
+            "benchmark and version"
+        )
+    for name in dict.fromkeys([*first.values, *other.values]):
+        one, two = first.values.get(name), other.values.get(name)
+        if one is None or two is None:
+            lacking = first.name if one is None else other.name
+            _refuse(first, other, f"{lacking} has none of {name}")
+        elif one.keys() != two.keys():
+            only = sorted(one.keys() ^ two.keys())[0]
+            holder = first.name if only in one else other.name
+            _refuse(first, other, f"only {holder} has {only} of {name}")
+        elif first.digests.get(name) != other.digests.get(name):
+            _refuse(first, other, f"those of {name} are worded or judged otherwise")
+    if first.digests.get("rows") != other.digests.get("rows"):
+        _refuse(first, other, "their rows are not the same")
+
+
+def _refuse(first: Run, other: Run, why: str) -> None:
+    raise ValueError(
+        f"{first.name} and {other.name} answered different entries ({why}): run both over the "
+        "same data, categories and limit"
+    )
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all runs, by which more than the model differs."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    ignored = ("model", "name", "weights", "tokenizer", "limit")
+    found = {
+        name: [run.settings.get(name) for run in runs] for name in names if name not in ignored
+    }
+    return {name: values for name, values in found.items() if any(v != values[0] for v in values)}
+
+
+def table(rows: Iterable[Mapping[str, Any]], names: tuple[str, str]) -> Table:
+    """`rows` compare two runs."""
+    words = {"better": f"{names[0]}", "worse": f"{names[1]}", "noise": "within noise"}
+    made = tuple(
+        (
+            row["what"],
+            Span(row["difference"]["value"], row["difference"]["low"], row["difference"]["high"]),
+            row["wins"],
+            row["losses"],
+            row["ties"],
+            f"{row['p']:.2g}",
+            words[row["verdict"]],
+        )
+        for row in rows
+    )
+    note = "* some of its categories were evaluated in neither run." * any(
+        row["what"].endswith(" *") for row in rows
+    )
+    head = ("", f"{names[0]} − {names[1]}", "better", "worse", "alike", "p", "ahead")
+    return Table(f"{names[0]} against {names[1]}", head, made, note)
