@@ -133,7 +133,7 @@ def _add_bfcl(commands: argparse._SubParsersAction) -> None:
         "--prompt",
         choices=["official", "template", "star"],
         default="official",
-        help="as BFCL asks Qwen3, as the model's own template does, or as STAR's authors (official)",
+        help="as BFCL asks Qwen3, as the model's own template does, as STAR's authors (official)",
     )
     _add_who(command, max_new=4096)
     command.set_defaults(run=_bfcl)
@@ -292,11 +292,110 @@ def _told() -> Generator[list[int]]:
 
 
 def _add_passk(commands: argparse._SubParsersAction) -> None:
-    pass
+    command = commands.add_parser("passk", help="many samples of every row: pass@k and entropy")
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="[NAME=]DIR",
+        help="Hugging Face folders; several are compared with the first",
+    )
+    command.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="rows with their answers"
+    )
+    command.add_argument("--output", type=Path, metavar="DIR", help="where results go (./passk)")
+    _flag(command, "--samples", 64, "samples of each prompt", number(1))
+    command.add_argument(
+        "--k", type=_ks, metavar="K,K,…", help="for pass@k (1,2,4,… up to the samples)"
+    )
+    _flag(command, "--temperature", 1.0, "entropy needs 1", number(0, 100, kind=float))
+    _flag(command, "--max-new-tokens", 512, "most tokens of a sample", number(1))
+    _flag(command, "--context", None, "tokens of prompt and answer (the model's own)", number(8))
+    _flag(command, "--slots", 64, "samples at once", number(1))
+    _flag(command, "--limit", None, "rows, from the first on (all)", number(1))
+    _flag(command, "--skip-bad", 0, "bad rows to leave out", number(0))
+    _flag(command, "--seed", 0, "another one gives other samples", number(0, SEED_LIMIT - 1))
+    command.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    command.set_defaults(run=_passk)
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers from 1 on, like 1,2,4")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def _passk(arguments: argparse.Namespace) -> int:
+    from star_jax.evals.running import exploring, passk, tables
+
+    models = passk.named(arguments.model)
+    plan = passk.Plan(
+        data=arguments.data,
+        output=arguments.output or Path("passk"),
+        samples=arguments.samples,
+        ks=arguments.k or tuple(k for k in passk.passk.KS if k <= arguments.samples),
+        temperature=arguments.temperature,
+        max_new_tokens=arguments.max_new_tokens,
+        context=arguments.context,
+        slots=arguments.slots,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        limit=arguments.limit,
+        skip_bad=arguments.skip_bad,
+    )
+    for folder in models.values():  # before any is sampled from for nothing
+        passk.read(plan, folder)
+    with _told() as told:
+        for name, folder in models.items():
+            if not passk.sample(plan, name, folder, should_stop=lambda: bool(told)):
+                _tell(f"stopped: what is done is in {plan.output}, the same command goes on")
+                return INTERRUPTED if told == [signal.SIGINT] else STOPPED
+    scores = passk.score(plan, models)
+    exploring.write(plan.output, scores)
+    print(f"{exploring.title(scores)}\n{exploring.about(scores)}\n")
+    for table in exploring.tables(scores):
+        print(tables.text(table))
+    for sentence in scores["claims"]:
+        print(sentence)
+    print(f"{plan.output}: scores.json, scores.html")
+    return OK
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
-    pass
+    command = commands.add_parser(
+        "compare", help="runs over the same entries: who is better, and is it more than luck"
+    )
+    command.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="outputs of bfcl, acebench, passk or of `star_jax.train evaluate`; the first is "
+        "compared with each other one",
+    )
+    command.add_argument("--output", type=Path, metavar="DIR", help="for comparison.{json,html}")
+    command.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from star_jax.evals.running import comparing, tables
+
+    runs = [run for folder in arguments.runs for run in comparing.read(folder)]
+    made = comparing.against_first(runs)
+    for sentence in comparing.notes(runs):
+        print(sentence)
+    for names, rows in made:
+        for table in comparing.tables(rows, names):
+            print(tables.text(table))
+        for row in rows:
+            if row["kind"] == "average":
+                print(f"{row['what']}: {row['sentence']}")
+    if arguments.output is not None:
+        comparing.write(arguments.output, runs, made)
+        print(f"{arguments.output}: comparison.json, comparison.html")
+    return OK
 
 
 if __name__ == "__main__":

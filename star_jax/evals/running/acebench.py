@@ -169,7 +169,9 @@ def score(exam: Exam, lines: Sequence[Line]) -> dict[str, Any]:
     for name, some in found.items():
         marks = scoring.category(some)
         if name in MULTI_TURN:  # the right and the wrong are dialogues
-            marks |= scoring.number(scoring.rate(values[name])) | {"right": int(sum(values[name]))}
+            marks |= scoring.number(scoring.interval(values[name])) | {
+                "right": int(sum(values[name]))
+            }
         categories[name] = {**marks, "published": official.accuracy[name]}
     published = {name: getattr(official, name) for name in shares()}
     averages = scoring.averages(values, shares())

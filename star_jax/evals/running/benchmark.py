@@ -52,7 +52,11 @@ def run(
         return None
     lines = scoring.read_lines(answers)
     scores = bfcl.score(exam, lines) if is_bfcl else acebench.score(exam, lines)
-    scores = {**scores, "settings": {**settings, "name": name, "limit": limit}}
+    scores = {
+        **scores,
+        "answers": len(lines),
+        "settings": {**settings, "name": name, "limit": limit},
+    }
     if is_bfcl:
         layout.write(output, name, exam, lines)
         cases = showing.bfcl_cases(exam, lines)

@@ -9,17 +9,26 @@ Runs over different entries are refused: their numbers differ for that alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from star_jax.data.cache import partfile
 from star_jax.evals import stats
 from star_jax.evals.bfcl.shares import shares
 from star_jax.evals.running import acebench, passk, scoring
+from star_jax.evals.running.page import page
 from star_jax.evals.running.tables import Span, Table
 
 MARKS = "marks.json"  # of a training's evaluation
+TITLES = {
+    "average": "averages",
+    "category": "categories",
+    "all": "all prompts",
+    "call": "a call is due",
+    "words": "words are due",
+}
 Values = dict[str, dict[str, float]]  # category → what is counted there → its value
 
 
@@ -104,19 +113,21 @@ def _passk(folder: Path, scores: Mapping[str, Any], name: str) -> Run:
 
 def _evaluation(folder: Path) -> Run:
     values: Values = {}
+    entries: dict[str, list[Any]] = {}
     for line in _lines(folder / scoring.ANSWERS):
         for name in (line["set"], f"{line['set']}, {line['wanted']} due"):
-            values.setdefault(f"{name}: exact", {})[str(line["id"])] = float(line["exact"])
-            values.setdefault(f"{name}: reward", {})[str(line["id"])] = float(line["reward"])
-    return Run(folder.name, "evaluation", values, {}, {}, {})
+            for what in ("exact", "reward"):
+                key = f"{name}: {what}"
+                values.setdefault(key, {})[str(line["id"])] = float(line[what])
+                entries.setdefault(key, []).append([line["id"], line["label"]])
+    digests = {key: scoring.digest(items) for key, items in entries.items()}
+    return Run(folder.name, "evaluation", values, {}, digests, {})
 
 
 def compared(first: Run, other: Run) -> list[dict[str, Any]]:
     """A row for each average and each category. ValueError: they answered different entries."""
     check(first, other)
-    names = (first.name, other.name)
-    if names[0] == names[1]:
-        names = ("A", "B")
+    names = labels(first, other)
     a = {name: list(found.values()) for name, found in first.values.items()}
     b = {name: [other.values[name][one] for one in found] for name, found in first.values.items()}
     rows = []
@@ -135,6 +146,43 @@ def compared(first: Run, other: Run) -> list[dict[str, Any]]:
         one = stats.compare(a[name], b[name], names=names)
         rows.append(passk.told(name, "category", names, one))
     return rows
+
+
+def labels(first: Run, other: Run) -> tuple[str, str]:
+    """Names that tell them apart."""
+    return ("A", "B") if first.name == other.name else (first.name, other.name)
+
+
+def against_first(runs: Sequence[Run]) -> list[tuple[tuple[str, str], list[dict[str, Any]]]]:
+    """The first run compared with each other one."""
+    if len(runs) < 2:
+        raise ValueError("one run alone can't be compared: give two or more")
+    return [(labels(runs[0], other), compared(runs[0], other)) for other in runs[1:]]
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """What else than the model differs."""
+    return [
+        f"Not only the models differ: {name} is {', '.join(map(repr, values))}."
+        for name, values in differing(runs).items()
+    ]
+
+
+def write(
+    output: Path, runs: Sequence[Run], made: Sequence[tuple[tuple[str, str], list[dict[str, Any]]]]
+) -> None:
+    """OUTPUT/comparison.json and comparison.html."""
+    output.mkdir(parents=True, exist_ok=True)
+    title = "Comparison: " + ", ".join(run.name for run in runs)
+    shown = [one for names, rows in made for one in tables(rows, names)]
+    about = " ".join(notes(runs)) or "The same entries, asked in the same way."
+    partfile.write(output / "comparison.html", [page(title, about, shown).encode()])
+    found = {
+        "runs": [{"name": run.name, "kind": run.kind, "settings": run.settings} for run in runs],
+        "comparisons": [row for _, rows in made for row in rows],
+    }
+    text = json.dumps(found, indent=1)
+    partfile.write(output / "comparison.json", [text.encode() + b"\n"])
 
 
 def check(first: Run, other: Run) -> None:
@@ -175,23 +223,41 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {name: values for name, values in found.items() if any(v != values[0] for v in values)}
 
 
-def table(rows: Iterable[Mapping[str, Any]], names: tuple[str, str]) -> Table:
-    """`rows` compare two runs."""
-    words = {"better": f"{names[0]}", "worse": f"{names[1]}", "noise": "within noise"}
+def tables(rows: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> list[Table]:
+    """`rows` compare two runs: a table of every kind of them."""
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    return [_table([row for row in rows if row["kind"] == kind], names, kind) for kind in kinds]
+
+
+def _table(rows: Sequence[Mapping[str, Any]], names: tuple[str, str], kind: str) -> Table:
     made = tuple(
         (
             row["what"],
-            Span(row["difference"]["value"], row["difference"]["low"], row["difference"]["high"]),
+            _difference(row),
             row["wins"],
             row["losses"],
             row["ties"],
             f"{row['p']:.2g}",
-            words[row["verdict"]],
+            _ahead(row, names),
         )
         for row in rows
     )
     note = "* some of its categories were evaluated in neither run." * any(
         row["what"].endswith(" *") for row in rows
     )
-    head = ("", f"{names[0]} − {names[1]}", "better", "worse", "alike", "p", "ahead")
-    return Table(f"{names[0]} against {names[1]}", head, made, note)
+    head = ("", "difference", f"{names[0]} better", f"{names[1]} better", "alike", "p", "ahead")
+    return Table(f"{names[0]} against {names[1]}, {TITLES[kind]}", head, made, note)
+
+
+def _difference(row: Mapping[str, Any]) -> Span:
+    is_share = not any(word in row["what"] for word in ("entropy", "reward"))
+    found, unit = row["difference"], "points" if is_share else "signed"
+    if row["wins"] == row["losses"] == 0:
+        return Span(found["value"], unit=unit)  # resampling sees no doubt where nothing differs
+    return Span(found["value"], found["low"], found["high"], unit)
+
+
+def _ahead(row: Mapping[str, Any], names: tuple[str, str]) -> str:
+    if row["wins"] == row["losses"] == 0:
+        return "the same"
+    return {"better": names[0], "worse": names[1], "noise": "within noise"}[row["verdict"]]

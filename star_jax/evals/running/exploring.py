@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.data.cache import partfile
-from star_jax.evals.running import scoring
+from star_jax.evals.running import comparing, scoring
 from star_jax.evals.running.page import page
 from star_jax.evals.running.tables import Span, Table, span
 
@@ -54,16 +54,14 @@ def _classes() -> tuple[str, ...]:
 
 
 def _nats(found: Mapping[str, Any] | None) -> Span:
-    return Span(None, unit="nats") if found is None else span(found, "nats")
+    return Span(None, unit="plain") if found is None else span(found, "plain")
 
 
 def _comparisons(scores: Scores) -> list[Table]:
-    rows = tuple(
-        (f"{NAMES[row['kind']]}: {row['what']}", row["sentence"])
-        for row in scores["comparisons"]
-        if row["kind"] == "all"
-    )
-    return [Table("Prompt by prompt", ("what", "who is ahead"), rows)] if rows else []
+    pairs: dict[tuple[str, str], list[Any]] = {}
+    for row in scores["comparisons"]:
+        pairs.setdefault((row["a"], row["b"]), []).append(row)
+    return [table for names, rows in pairs.items() for table in comparing.tables(rows, names)]
 
 
 def title(scores: Scores) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from star_jax import rewards
+from star_jax import chat, rewards
 from star_jax.evals import classes, passk, stats
 from star_jax.evals.classes import CLASSES
 from star_jax.evals.running import scoring
@@ -106,9 +106,11 @@ def _context(plan: Plan, folder: Path) -> int:
     return min(positions, plan.context or positions)
 
 
-def digest(rows: Sequence[Prompt]) -> str:
-    """Of what is asked for and what is right, whatever the model's template."""
-    return scoring.digest([row.row_id, row.wanted, row.tools] for row in rows)
+def entry(row: Prompt) -> str:
+    """A digest of what is asked and what is right, whatever the model's template."""
+    label = chat.parse(row.label)
+    calls = [[call.name, call.arguments] for call in label.calls]
+    return scoring.digest([[row.row_id, row.tools, calls, label.reply]])
 
 
 def sample(
@@ -176,6 +178,7 @@ def _line(
             sums[kind] = (sums[kind][0] + total, sums[kind][1] + count)
     return {
         "id": row.row_id,
+        "entry": entry(row),
         "wanted": row.wanted,
         "right": [rewards.binary(text, row.label, row.tools).total == 1 for text in texts],
         # Neighbours in a batch move the last digits, and a kill changes the neighbours.
@@ -220,12 +223,12 @@ def numbers(lines: Lines, ks: Sequence[int]) -> dict[str, dict[str, Any]]:
         for one in ("all", *CLASSES):
             values = entropy_values(some, one)
             if values is not None:
-                entropy[one] = scoring.number(stats.bootstrap(values))
+                entropy[one] = scoring.number(scoring.interval(values))
         made[kind] = {
             "prompts": len(some),
             "samples": len(some[0]["right"]),
-            "mean": scoring.number(stats.bootstrap(pass_values(some, 1))),
-            "pass": {str(k): scoring.number(stats.bootstrap(pass_values(some, k))) for k in ks},
+            "mean": scoring.number(scoring.interval(pass_values(some, 1))),
+            "pass": {str(k): scoring.number(scoring.interval(pass_values(some, k))) for k in ks},
             "entropy": entropy,
             "tokens": {one: sum(line["nats"][one][1] for line in some) for one in CLASSES},
             "stopped": float(np.mean([one for line in some for one in line["stopped"]])),
@@ -319,9 +322,7 @@ def score(plan: Plan, models: Mapping[str, Path]) -> dict[str, Any]:
     found = {pair: compared(lines[pair[0]], lines[pair[1]], pair, plan.ks) for pair in pairs}
     return {
         "benchmark": "passk",
-        "entries": {
-            "rows": scoring.digest([line["id"], line["wanted"]] for line in lines[names[0]])
-        },
+        "entries": {"rows": scoring.digest(line["entry"] for line in lines[names[0]])},
         "settings": {
             "data": plan.data.name,
             "samples": plan.samples,

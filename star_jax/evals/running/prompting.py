@@ -165,7 +165,7 @@ def _called(call: Any) -> dict[str, Any]:
 
 
 def _sendable(messages: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Calls with ids and their arguments as text; a tool's answer names its call, by their order."""
+    """Calls with ids and arguments as text; a tool's answer names its call, by their order."""
     made, waiting, count = [], [], 0
     for message in messages:
         if message["role"] == "tool":

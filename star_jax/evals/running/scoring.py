@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from star_jax.evals import stats
 from star_jax.evals.stats import Interval
 
@@ -35,12 +38,22 @@ def by_category(lines: Iterable[Line]) -> dict[str, list[Line]]:
     return found
 
 
-def rate(values: Sequence[float]) -> Interval:
-    """A share of right ones by bootstrap over entries; Wilson's where all are alike, as resampling
-    sees no doubt there."""
-    if len(set(values)) < 2:
-        return stats.wilson(round(sum(values)), len(values))
-    return stats.bootstrap(values)
+def interval(values: ArrayLike) -> Interval:
+    """Of a mean over entries, by bootstrap. Resampling sees no doubt where all entries are alike:
+    for shares that are all 0 or all 1 it is Wilson's, for other numbers there is none."""
+    found = np.asarray(values, np.float64)
+    if len(found) and not found.any():
+        return stats.wilson(0, len(found))
+    if len(found) and (found == 1).all():
+        return stats.wilson(len(found), len(found))
+    return doubted(stats.bootstrap(found), found)
+
+
+def doubted(found: Interval, *values: ArrayLike) -> Interval:
+    """Without bounds where entries of no stratum differ."""
+    if any(np.ptp(one) > 0 for one in values if np.size(one)):
+        return found
+    return dataclasses.replace(found, low=-math.inf, high=math.inf)
 
 
 def number(interval: Interval) -> dict[str, Any]:
@@ -59,7 +72,7 @@ def _finite(value: float) -> float | None:
 
 def category(lines: Sequence[Line]) -> dict[str, Any]:
     return {
-        **number(rate([float(line["valid"]) for line in lines])),
+        **number(interval([float(line["valid"]) for line in lines])),
         "right": sum(line["valid"] for line in lines),
         "error_types": errors(lines),
         "lost": sum(bool(line["lost"]) for line in lines),
@@ -88,8 +101,7 @@ def averages(
         found = stats.bootstrap_strata(
             [units[one] for one in there], [share[one] for one in there], seed=seed
         )
-        if min(map(len, (units[one] for one in there))) > 1 and found.low == found.high:
-            found = dataclasses.replace(found, low=-math.inf, high=math.inf)  # nothing differs
+        found = doubted(found, *(units[one] for one in there))
         made[name] = {**number(found), "missing": missing}
     return made
 

@@ -76,7 +76,7 @@ def about(scores: Scores) -> str:
     settings = scores["settings"]
     shown = ("prompt", "think", "temperature", "max_new_tokens", "seed", "limit")
     parts = [f"{name} {settings[name]}" for name in shown if settings.get(name) is not None]
-    return ", ".join([f"{sum(c['count'] for c in scores['categories'].values())} marks", *parts])
+    return ", ".join([f"{scores['answers']} entries", *parts])
 
 
 def bfcl_cases(exam: bfcl.Exam, lines: Sequence[Line]) -> list[tuple[str, list[Case]]]:

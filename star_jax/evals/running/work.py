@@ -3,8 +3,8 @@
     tasks → answers(tasks, asker) → the same tasks, over, one after the other
     tasks → write(path, …) → OUTPUT/answers.jsonl, which a killed run goes on with
 
-A task is a value: `ask` is what it wants to know until it `is_over`, `told` is what it becomes with an
-answer, `line` what is kept of it.
+A task is a value: `ask` is what it wants to know until it `is_over`, `told` is what it becomes with
+an answer, `line` what is kept of it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ class Unaskable(Exception):
 
 
 class Task(Protocol):
-    @property
-    def id(self) -> str: ...
-
     @property
     def is_over(self) -> bool: ...
 
