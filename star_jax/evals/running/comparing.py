@@ -245,7 +245,7 @@ def _table(rows: Sequence[Mapping[str, Any]], names: tuple[str, str], kind: str)
     note = "* some of its categories were evaluated in neither run." * any(
         row["what"].endswith(" *") for row in rows
     )
-    head = ("", "difference", f"{names[0]} better", f"{names[1]} better", "alike", "p", "ahead")
+    head = ("", "difference", f"{names[0]} higher", f"{names[1]} higher", "alike", "p", "ahead")
     return Table(f"{names[0]} against {names[1]}, {TITLES[kind]}", head, made, note)
 
 
