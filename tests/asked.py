@@ -1,4 +1,4 @@
-"""A model that has its answers by heart: texts by the name of the question, or any function of it."""
+"""A model that has its answers by heart."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def main() -> None:
         table: dict[str, Any] = {}
         eval_runner_helper.update_leaderboard_table_with_local_score_file(table, output / "score")
         eval_runner_helper.generate_leaderboard_csv(table, ours)
-    print(json.dumps([tables(official), tables(ours)]))
+    json.dump([tables(official), tables(ours)], sys.stdout)
 
 
 def tables(folder: Path) -> dict[str, dict[str, str]]:

@@ -40,9 +40,20 @@ def right(entry: data.Entry) -> str:
     calls = []
     for answer in entry.possible_answer or ():
         ((name, parameters),) = answer.items()
-        given = {key: values[0] for key, values in parameters.items() if "" not in values}
+        given = first(parameters)
         calls.append(call(name, given))
     return "\n".join(calls) or "No."
+
+
+def first(parameters: dict[str, list[Any]]) -> dict[str, Any]:
+    return {key: value(values[0]) for key, values in parameters.items() if "" not in values}
+
+
+def value(accepted: Any) -> Any:
+    """Objects have lists of accepted values again."""
+    if isinstance(accepted, list):
+        return [value(item) for item in accepted]
+    return first(accepted) if isinstance(accepted, dict) else accepted
 
 
 def performed(turn: list[str]) -> str:
@@ -57,9 +68,8 @@ def performed(turn: list[str]) -> str:
     return "\n".join(calls)
 
 
-def script(exam: bfcl.Exam) -> dict[bytes, str]:
+def script(exam: bfcl.Exam, rng: random.Random) -> dict[bytes, str]:
     """By the name of the question: right and wrong answers, thoughts, and calls that are none."""
-    rng = random.Random(3)
     said = {}
     for item in exam.items:
         odd = rng.random()
@@ -87,7 +97,7 @@ def test_the_official_scripts_read_our_files(tmp_path: Path) -> None:
     if importlib.util.find_spec("mpmath") is None:
         pytest.skip("mpmath is not installed, which one of the classes needs")
     exam = bfcl.open(Path(package), "v3", CATEGORIES, None)
-    said = script(exam)
+    said = script(exam, random.Random(3))
     asker = Scripted(lambda question: said.get(question.name, "No."), ahead=50)
     scores = benchmark.run(exam, asker, Prompting("official"), tmp_path, name="star")
     exam.close()
