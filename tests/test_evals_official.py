@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from star_jax.evals import bfcl as checkers
-from star_jax.evals.bfcl import data
+from star_jax.evals.bfcl import data, multi_turn
 from star_jax.evals.running import benchmark, bfcl
 from star_jax.evals.running.asking import name_of
 from star_jax.evals.running.prompting import Prompting
@@ -56,16 +56,26 @@ def value(accepted: Any) -> Any:
     return first(accepted) if isinstance(accepted, dict) else accepted
 
 
-def performed(turn: list[str]) -> str:
-    """A turn's calls as a model writes them, without those that count on an order of parameters."""
+def performed(turn: list[str], names: dict[str, list[str]]) -> str:
+    """A turn's calls as a model writes them. `names`: of every function's parameters, in order."""
     calls = []
     for text in turn:
         node = ast.parse(text, mode="eval").body
         assert isinstance(node, ast.Call)
-        if not node.args:
-            given = {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
-            calls.append(call(ast.unparse(node.func), given))
+        name = ast.unparse(node.func)
+        given = dict(zip(names[name], map(ast.literal_eval, node.args), strict=False))
+        given |= {str(one.arg): ast.literal_eval(one.value) for one in node.keywords}
+        calls.append(call(name, given))
     return "\n".join(calls)
+
+
+def parameters(exam: bfcl.Exam, item: bfcl.Item) -> dict[str, list[str]]:
+    assert exam.apis is not None
+    return {
+        document["name"]: list(document["parameters"]["properties"])
+        for name in item.raw["involved_classes"]
+        for document in multi_turn.documents(exam.apis.source, name)
+    }
 
 
 def script(exam: bfcl.Exam, rng: random.Random) -> dict[bytes, str]:
@@ -78,9 +88,9 @@ def script(exam: bfcl.Exam, rng: random.Random) -> dict[bytes, str]:
             thought = "<think>\nHm.\n</think>\n\n" if rng.random() < 0.5 else ""
             said[name_of("bfcl", item.id, 0)] = thought + text
             continue
-        step = 0
+        step, names = 0, parameters(exam, item)
         for turn in item.raw["ground_truth"]:
-            text = performed(turn)
+            text = performed(turn, names)
             if text and not (odd > 0.6 and rng.random() < 0.4):
                 said[name_of("bfcl", item.id, step)] = text
                 step += 1
