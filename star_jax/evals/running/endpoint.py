@@ -258,14 +258,14 @@ def _chat(server: Server, found: Mapping[str, Any]) -> Answer:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise ValueError(f"{server.url}: its answer holds no message: is it an OpenAI-like server?")
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    parts = [f"<think>\n{thought}\n</think>\n\n"] if thought else []
-    parts.append(message.get("content") or "")
+    thought = (message.get("reasoning_content") or message.get("reasoning") or "").strip("\n")
+    opening = f"<think>\n{thought}\n</think>\n\n" if thought else ""
+    parts = [message["content"].strip("\n")] if message.get("content") else []
     for call in message.get("tool_calls") or []:
         function = call.get("function", {})
         given = function.get("arguments")
         written = given if isinstance(given, str) else json.dumps(given)
         name = json.dumps(function.get("name"))
         body = f'{{"name": {name}, "arguments": {written or "{}"}}}'
-        parts.append(f"\n<tool_call>\n{body}\n</tool_call>")
-    return Answer("".join(parts).lstrip("\n"), prompt_tokens, tokens, end)
+        parts.append(f"<tool_call>\n{body}\n</tool_call>")
+    return Answer(opening + "\n".join(parts), prompt_tokens, tokens, end)
