@@ -72,7 +72,7 @@ def stub(say: Say) -> Generator[Stub]:
             """Says nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     found.url = f"http://127.0.0.1:{server.server_port}"
     try:
@@ -188,6 +188,14 @@ def test_what_no_other_try_mends_ends_the_run(said: tuple[int, Any], words: str)
         ask(endpoint(found.url), Question(b"x" * 8, "p"))
     assert str(raised.value).startswith(found.url)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("message", [{"content": [1]}, {"tool_calls": [3]}, {"tool_calls": 3}])
+def test_a_message_of_another_form(message: Any) -> None:
+    question = Question(b"x" * 8, None, ({"role": "user", "content": "Hi"},))
+    said = (200, {"choices": [{"message": message}]})
+    with stub(lambda heard: said) as found, pytest.raises(ValueError, match="another form than"):
+        ask(endpoint(found.url), question)
 
 
 def test_nobody_there() -> None:

@@ -12,7 +12,7 @@ import http.client
 import json
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,9 @@ class Server:
     def path(self, name: str) -> str:
         base = urlsplit(self.url).path.rstrip("/")
         return f"{base if base.endswith('/v1') else base + '/v1'}/{name}"
+
+
+Reader = Callable[[Server, Mapping[str, Any]], Answer]
 
 
 class Refused(ValueError):
@@ -194,14 +197,22 @@ class Endpoint:
         }
         if question.text is not None:
             body["prompt"] = question.text
-            return _completion(self._server, request(self._server, "completions", body, self._over))
+            return self._heard("completions", body, _completion)
         body["messages"] = list(question.messages)
         if question.tools:
             body["tools"] = list(question.tools)
         if self._think is not None:
             body["chat_template_kwargs"] = {"enable_thinking": self._think}
-        found = request(self._server, "chat/completions", body, self._over)
-        return _chat(self._server, found)
+        return self._heard("chat/completions", body, _chat)
+
+    def _heard(self, name: str, body: Mapping[str, Any], read: Reader) -> Answer:
+        found = request(self._server, name, body, self._over)
+        try:
+            return read(self._server, found)
+        except (AttributeError, TypeError, LookupError) as error:
+            raise ValueError(
+                f"{self._server.url}: its answer has another form than OpenAI's ({error})"
+            ) from error
 
     def step(self) -> list[tuple[int, Answer]]:
         try:
