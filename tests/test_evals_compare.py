@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Sequence
@@ -12,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from star_jax import world as rows_of
 from star_jax.evals import __main__ as command
 from star_jax.evals.passk import pass_at_k
 from star_jax.evals.running import benchmark, bfcl, comparing, exploring, passk, scoring
 from star_jax.evals.running.prompting import Prompting
 from star_jax.evals.running.tables import Span, Table, text
+from star_jax.world import files
+from tests import world
 from tests.asked import Scripted
 
 
@@ -298,6 +302,26 @@ def test_mistakes_are_one_sentence(
     assert last.startswith("star_jax.evals: ")
     assert len([line for line in found.err.splitlines() if "without --system" not in line]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"max_new_tokens": 1000},
+            r"rows.jsonl:1: the prompt has \d+ tokens, there is room for 24 b",
+        ),
+        ({"max_new_tokens": 1024}, "the context of .* is 1024: ask for fewer"),
+        ({"max_new_tokens": 90, "context": 90}, "the context of .* is 90: ask for fewer"),
+    ],
+)
+def test_rows_without_room(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    student = world.student(tmp_path / "student")
+    rows = files.write(tmp_path / "rows.jsonl", rows_of.rows("seen", 0, 3), "messages")
+    given = plan(tmp_path / "out", data=tmp_path / "rows.jsonl")
+    assert rows == len(passk.read(dataclasses.replace(given, max_new_tokens=4), student)) == 3
+    with pytest.raises(ValueError, match=words):
+        passk.read(dataclasses.replace(given, **changes), student)
 
 
 @pytest.mark.parametrize(

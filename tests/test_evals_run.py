@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from star_jax import chat
 from star_jax.data.encode import Tokenizer
 from star_jax.evals import bfcl as checkers
 from star_jax.evals.bfcl import prompt
@@ -80,6 +81,26 @@ def test_right_answers_are_all_right(tmp_path: Path) -> None:
         assert scores["averages"][name]["value"] == pytest.approx(1, abs=1e-12)
     assert scores["call_rate"]["value"] == 1
     assert scores["over_call_rate"]["value"] == 0
+
+
+@pytest.mark.parametrize("mode", ["template", "star"])
+def test_every_way_of_asking_can_be_won(tmp_path: Path, mode: Any) -> None:
+    """Dialogues too: calls and results are written into later prompts."""
+    made = exam("simple,parallel,multi_turn")
+    said = knowing(made)
+    if mode == "star":  # whose answers begin inside <think>
+        tight = {name: text.replace("<tool_call>\n", "<tool_call>") for name, text in said.items()}
+        said = {
+            name: f"Hm.</think>{text.rpartition('</think>')[2]}" for name, text in tight.items()
+        }
+    asker = Scripted(lambda question: said[question.name])
+    prompting = Prompting(mode, system="Think.", render=chat.render)
+    scores = done(made, asker, tmp_path, prompting=prompting)
+    assert {marks["value"] for marks in scores["categories"].values()} == {1}
+    assert scores["lost"] == 0
+    texts = [question.text or "" for question in asker.questions]
+    assert all(text.startswith("<|im_start|>system\nThink.\n\n# Tools") for text in texts)
+    assert any("<tool_response>" in text and "<tool_call>" in text for text in texts)
 
 
 def knowing(made: bfcl.Exam) -> dict[bytes, str]:

@@ -1,6 +1,6 @@
 """A server of OpenAI's API as an asker: /v1/completions for a text, /v1/chat/completions otherwise.
 
-Requests go out side by side, one thread each. What a busy or failing server refuses (429, 5xx, a
+Requests go out side by side, each in a thread. What a busy or failing server refuses (429, 5xx, a
 broken connection) is tried again, a few times and later each time; anything else ends the run with
 one sentence, as a wrong address would make every answer wrong. A prompt that leaves too little room
 is asked for with fewer and fewer new tokens, and then given up: that entry alone is lost.
@@ -13,7 +13,6 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -144,9 +143,11 @@ class Endpoint:
         self._max_new, self._temperature, self._seed = max_new_tokens, temperature, seed
         self._over = threading.Event()
         self.model = server.model or _first_model(server, self._over)
-        self._pool = ThreadPoolExecutor(server.at_once, thread_name_prefix="ask")
+        self._asked: queue.Queue[tuple[int, Question] | None] = queue.Queue()
         self._ended: queue.Queue[tuple[int, Answer | Exception]] = queue.Queue()
         self._tickets = self._tokens = 0
+        for _ in range(server.at_once):  # daemons: who stops does not wait for a slow server
+            threading.Thread(target=self._work, daemon=True).start()
 
     @property
     def ahead(self) -> int:
@@ -165,16 +166,18 @@ class Endpoint:
     def ask(self, question: Question) -> int:
         ticket = self._tickets
         self._tickets += 1
-        self._pool.submit(self._answered, ticket, question)
+        self._asked.put((ticket, question))
         return ticket
 
-    def _answered(self, ticket: int, question: Question) -> None:
-        if self._over.is_set():
-            return
-        try:
-            self._ended.put((ticket, self._answer(question)))
-        except Exception as error:  # told in `step`, where somebody listens
-            self._ended.put((ticket, error))
+    def _work(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            ticket, question = asked
+            if self._over.is_set():
+                continue
+            try:
+                self._ended.put((ticket, self._answer(question)))
+            except Exception as error:  # told in `step`, where somebody listens
+                self._ended.put((ticket, error))
 
     def _answer(self, question: Question) -> Answer:
         tokens, why = self._max_new, ""
@@ -230,7 +233,8 @@ class Endpoint:
 
     def close(self) -> None:
         self._over.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(self._server.at_once):
+            self._asked.put(None)
 
 
 def _is_length(refused: Refused) -> bool:

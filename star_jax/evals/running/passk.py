@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,22 +82,29 @@ def read(plan: Plan, folder: Path) -> tuple[Prompt, ...]:
     from star_jax.data import template
     from star_jax.data.encode import Tokenizer
 
-    tokenizer = Tokenizer(folder)
-    longest = _context(plan, folder) - plan.max_new_tokens
-    if longest < 1:
+    context = _context(plan, folder)
+    if plan.max_new_tokens >= context:
         raise ValueError(
-            f"--max-new-tokens is {plan.max_new_tokens}, the context of {folder} "
-            f"{longest + plan.max_new_tokens}: ask for fewer"
+            f"--max-new-tokens is {plan.max_new_tokens}, the context of {folder} is {context}: "
+            "ask for fewer"
         )
     found = prompts.load(
         str(plan.data),
-        tokenizer,
+        Tokenizer(folder),
         template.load(folder),
         rewards.binary,
-        longest=longest,
+        longest=sys.maxsize,
         skip_bad=plan.skip_bad,
     )
-    return found.rows[: plan.limit]
+    rows = found.rows[: plan.limit]
+    for row in rows:
+        if len(row.ids) + plan.max_new_tokens > context:
+            raise ValueError(
+                f"{plan.data}:{row.line}: the prompt has {len(row.ids)} tokens, there is room for "
+                f"{context - plan.max_new_tokens} beside {plan.max_new_tokens} new ones: lower "
+                "--max-new-tokens, or leave the row out"
+            )
+    return rows
 
 
 def _context(plan: Plan, folder: Path) -> int:
