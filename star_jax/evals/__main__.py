@@ -14,14 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-OK, MISTAKE, STOPPED, INTERRUPTED = 0, 2, 75, 130
+OK, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 SEED_LIMIT = 2**63
 KEY = "OPENAI_API_KEY"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: done. 2: the request cannot be met, and why not. 75 and 130: stopped by SIGTERM or
-    Ctrl-C; what is done is kept, and the same command goes on."""
+    """0: done. 1: the device has no memory for it. 2: the request cannot be met, and why not. 75
+    and 130: stopped by SIGTERM or Ctrl-C. What is done is kept, and the same command goes on."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     try:
@@ -32,8 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ValueError, OSError) as error:
-        print(f"star_jax.evals: {error}", file=sys.stderr)
+        _tell(str(error))
         return MISTAKE
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _tell(
+            "the device has no memory for so many answers at once: run the same command with "
+            "fewer --slots (or a smaller --context, which begins anew); it goes on"
+        )
+        return FAULT
 
 
 def _parser() -> argparse.ArgumentParser:
