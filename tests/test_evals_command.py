@@ -14,7 +14,6 @@ from star_jax.sampler import loading
 from star_jax.sampler.loading import Loaded
 from tests import speaking, world
 
-
 SAID = "<think>\nHm.\n</think>\n\nNo."
 
 
