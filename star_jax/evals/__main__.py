@@ -7,12 +7,11 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+from star_jax.evals.running import whom
 
 OK, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 SEED_LIMIT = 2**63
@@ -157,7 +156,7 @@ def _bfcl(arguments: argparse.Namespace) -> int:
         )
     exam = bfcl.open(arguments.data, arguments.version, arguments.categories, arguments.limit)
     try:
-        return _benchmark(arguments, exam, arguments.prompt)
+        return _benchmark(arguments, "bfcl", exam, arguments.prompt)
     finally:
         exam.close()
 
@@ -183,18 +182,17 @@ def _acebench(arguments: argparse.Namespace) -> int:
     from star_jax.evals.running import acebench
 
     exam = acebench.open(arguments.data, arguments.language, arguments.categories, arguments.limit)
-    return _benchmark(arguments, exam, "template")
+    return _benchmark(arguments, "acebench", exam, "template")
 
 
-def _benchmark(arguments: argparse.Namespace, exam: Any, mode: Any) -> int:
+def _benchmark(arguments: argparse.Namespace, kind: str, exam: Any, mode: Any) -> int:
     from star_jax.evals.running import benchmark, showing, tables
 
-    prompting, asker = _asked(arguments, mode)
+    prompting, asker = whom.asked(_who(arguments), mode)
     name = arguments.name or asker.about["model"]
-    kind = "acebench" if mode == "template" and hasattr(exam, "language") else "bfcl"
     output = arguments.output or Path(f"{kind}-{name.replace('/', '_')}")
     try:
-        with _told() as told:
+        with whom.told() as told:
             scores = benchmark.run(
                 exam,
                 asker,
@@ -208,8 +206,7 @@ def _benchmark(arguments: argparse.Namespace, exam: Any, mode: Any) -> int:
     finally:
         asker.close()
     if scores is None:
-        _tell(f"stopped: what is done is in {output}, the same command goes on")
-        return INTERRUPTED if told == [signal.SIGINT] else STOPPED
+        return _stopped(output, told)
     print(f"{showing.title(scores)}\n{showing.about(scores)}\n")
     for table in showing.tables(scores):
         print(tables.text(table))
@@ -217,86 +214,32 @@ def _benchmark(arguments: argparse.Namespace, exam: Any, mode: Any) -> int:
     return OK
 
 
-def _asked(arguments: argparse.Namespace, mode: Any) -> tuple[Any, Any]:
-    """How to ask, and whom. Nothing is loaded before the request is known to be sound."""
-    from star_jax.evals.running.prompting import Prompting
-
-    think = None if arguments.think is None else arguments.think == "on"
-    system = None
-    if arguments.system is not None:
-        system = arguments.system.read_text(encoding="utf-8").strip("\n")
-    if arguments.endpoint is not None:
-        from star_jax.evals.running.endpoint import Endpoint, Server
-
-        prompting = Prompting(mode, think, system)
-        server = Server(
-            url=arguments.endpoint,
-            model=arguments.served,
-            key=os.environ.get(KEY),
-            at_once=arguments.slots,
-            timeout_s=arguments.timeout,
-        )
-        endpoint = Endpoint(
-            server,
-            max_new_tokens=arguments.max_new_tokens,
-            temperature=arguments.temperature,
-            seed=arguments.seed,
-            think=think,
-        )
-        return prompting, endpoint
-    return _local(arguments, mode, think, system)
-
-
-def _local(arguments: argparse.Namespace, mode: Any, think: Any, system: Any) -> tuple[Any, Any]:
-    from star_jax.data import template
-    from star_jax.evals.running.asking import Local
-    from star_jax.evals.running.prompting import Prompting
-    from star_jax.models import hf
-    from star_jax.sampler import loading
-    from star_jax.sampler.request import Settings
-
-    prompting = Prompting(mode, think, system, template.load(arguments.model))
-    positions = hf.read_config(arguments.model).max_position_embeddings
-    context = min(positions, arguments.context or positions)
-    loaded = loading.load(
-        arguments.model,
-        dtype=arguments.dtype,
+def _who(arguments: argparse.Namespace) -> whom.Who:
+    return whom.Who(
+        model=arguments.model,
+        endpoint=arguments.endpoint,
+        served=arguments.served,
+        key=os.environ.get(KEY),
         slots=arguments.slots,
-        max_prompt=context - 1,
-        max_new=min(arguments.max_new_tokens, context - 1),
+        timeout_s=arguments.timeout,
+        context=arguments.context,
+        dtype=arguments.dtype,
         tensor=arguments.tensor,
-    )
-    settings = Settings(
-        max_new_tokens=arguments.max_new_tokens,
+        think=None if arguments.think is None else arguments.think == "on",
+        system=arguments.system,
         temperature=arguments.temperature,
+        max_new_tokens=arguments.max_new_tokens,
         seed=arguments.seed,
     )
-    return prompting, Local(loaded, settings, context)
+
+
+def _stopped(output: Path, told: list[int]) -> int:
+    _tell(f"stopped: what is done is in {output}, the same command goes on")
+    return INTERRUPTED if told == [signal.SIGINT] else STOPPED
 
 
 def _tell(sentence: str) -> None:
     print(f"star_jax.evals: {sentence}", file=sys.stderr)
-
-
-@contextmanager
-def _told() -> Generator[list[int]]:
-    """The signals that came: a first one is heeded when a step is over, a second one at once."""
-    told: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-
-    def note(received: int, frame: FrameType | None) -> None:
-        if told:
-            raise KeyboardInterrupt
-        told.append(received)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _add_passk(commands: argparse._SubParsersAction) -> None:
@@ -355,11 +298,10 @@ def _passk(arguments: argparse.Namespace) -> int:
     )
     for folder in models.values():  # before any is sampled from for nothing
         passk.read(plan, folder)
-    with _told() as told:
+    with whom.told() as told:
         for name, folder in models.items():
             if not passk.sample(plan, name, folder, should_stop=lambda: bool(told)):
-                _tell(f"stopped: what is done is in {plan.output}, the same command goes on")
-                return INTERRUPTED if told == [signal.SIGINT] else STOPPED
+                return _stopped(plan.output, told)
     scores = passk.score(plan, models)
     exploring.write(plan.output, scores)
     print(f"{exploring.title(scores)}\n{exploring.about(scores)}\n")
@@ -380,7 +322,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="outputs of bfcl, acebench, passk or of `star_jax.train evaluate`; the first is "
+        help="outputs of bfcl, acebench, passk or of a training's evaluate stage; the first is "
         "compared with each other one",
     )
     command.add_argument("--output", type=Path, metavar="DIR", help="for comparison.{json,html}")

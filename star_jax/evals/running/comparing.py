@@ -1,6 +1,6 @@
 """Runs over the same entries, compared entry by entry: who is better, and is it more than luck?
 
-    folder → Run           answers of bfcl, acebench, passk, or of a training's evaluation
+    folder → Run           answers of bfcl, acebench, passk, or of a training's evaluate stage
     first run, another → a row for every category and for the averages, with a sentence
 
 Runs over different entries are refused: their numbers differ for that alone.
@@ -21,7 +21,7 @@ from star_jax.evals.running import acebench, passk, scoring
 from star_jax.evals.running.page import page
 from star_jax.evals.running.tables import Span, Table
 
-MARKS = "marks.json"  # of a training's evaluation
+MARKS = "marks.json"  # of a training's evaluate stage
 TITLES = {
     "average": "averages",
     "category": "categories",
