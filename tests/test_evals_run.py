@@ -8,11 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from star_jax import chat
 from star_jax.data.encode import Tokenizer
 from star_jax.evals import bfcl as checkers
+from star_jax.evals import stats
 from star_jax.evals.bfcl import prompt
 from star_jax.evals.bfcl.categories import SIZES, groups
 from star_jax.evals.bfcl.shares import shares
@@ -217,6 +219,24 @@ def test_shares_are_the_published_averages() -> None:
                 if (theirs := getattr(official, name, None)) is not None:
                     assert ours == pytest.approx(theirs, abs=1e-12), name
                 assert sum(share.values()) == pytest.approx(1)
+
+
+def test_averages_have_an_interval_whatever_came_out() -> None:
+    rng = random.Random(2)
+    share = {"all": {"a": 0.75, "b": 0.25}}
+    mixed = {"a": [rng.random() < 0.6 for _ in range(80)], "b": [rng.random() < 0.2] * 40}
+    values = {name: [float(one) for one in found] for name, found in mixed.items()}
+    usual = scoring.averages(values, share)["all"]
+    assert usual["value"] == pytest.approx(0.75 * np.mean(values["a"]) + 0.25 * values["b"][0])
+    close = scoring.mover(list(values.values()), [0.75, 0.25])
+    assert (close.low, close.high) == pytest.approx((usual["low"], usual["high"]), abs=0.02)
+    for alike in ({"a": [0.0] * 9, "b": [1.0] * 9}, {"a": [0.0], "b": [0.0]}, {"a": [1.0] * 5}):
+        found = scoring.averages(alike, share)["all"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+        assert found["high"] - found["low"] > 0.1
+    one = scoring.averages({"a": [0.0] * 9}, {"all": {"a": 1.0}})["all"]
+    assert one["high"] == pytest.approx(stats.wilson(0, 9).high)
+    assert scoring.averages({"a": [1.0] * 5}, share)["all"]["missing"] == ["b"]
 
 
 @pytest.mark.parametrize(

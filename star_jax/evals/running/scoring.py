@@ -101,9 +101,22 @@ def averages(
         found = stats.bootstrap_strata(
             [units[one] for one in there], [share[one] for one in there], seed=seed
         )
-        found = doubted(found, *(units[one] for one in there))
+        if not found.high - found.low > 0 or math.isinf(found.high):
+            found = mover([units[one] for one in there], [share[one] for one in there])
         made[name] = {**number(found), "missing": missing}
     return made
+
+
+def mover(strata: Sequence[Sequence[float]], weights: Sequence[float]) -> Interval:
+    """Of a weighted sum of shares, from Wilson's interval of each (Zou and Donner's MOVER): for few
+    entries, or such that came out alike, in which resampling sees no doubt."""
+    found = [stats.wilson(round(sum(values)), len(values)) for values in strata]
+    value = sum(w * one.value for w, one in zip(weights, found, strict=True))
+    below = sum((w * (one.value - one.low)) ** 2 for w, one in zip(weights, found, strict=True))
+    above = sum((w * (one.high - one.value)) ** 2 for w, one in zip(weights, found, strict=True))
+    count = sum(one.count for one in found)
+    low, high = value - math.sqrt(below), value + math.sqrt(above)
+    return Interval(value, low, high, stats.LEVEL, count)
 
 
 def calls(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
