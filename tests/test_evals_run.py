@@ -23,8 +23,7 @@ from star_jax.evals.running.asking import Answer, Local, Question, lost, name_of
 from star_jax.evals.running.prompting import Prompting
 from star_jax.sampler.request import Settings
 from tests import speaking
-from tests.asked import Scripted
-from tests.test_evals_official import call, script
+from tests.asked import Scripted, call, script
 
 ACE_CALL = "[move_robot(speed=2)]"
 
