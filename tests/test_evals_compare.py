@@ -16,7 +16,7 @@ import pytest
 from star_jax import world as rows_of
 from star_jax.evals import __main__ as command
 from star_jax.evals.passk import pass_at_k
-from star_jax.evals.running import benchmark, bfcl, comparing, exploring, passk, scoring
+from star_jax.evals.running import benchmark, bfcl, comparing, curves, exploring, passk, scoring
 from star_jax.evals.running.prompting import Prompting
 from star_jax.evals.running.tables import Span, Table, text
 from star_jax.world import files
@@ -54,24 +54,24 @@ def test_entropy_is_the_ratio_and_prompts_pull_on_it() -> None:
         kinds = ("think", "name", "other") if name == "all" else (name,)
         total = sum(line["nats"][kind][0] for line in made for kind in kinds)
         count = sum(line["nats"][kind][1] for line in made for kind in kinds)
-        values = passk.entropy_values(made, name)
+        values = curves.entropy_values(made, name)
         assert values is not None
         assert values.mean() == pytest.approx(total / count)
         # Leaving a prompt out moves the ratio about as far as its value says.
         for out in (0, 7):
             rest = [line for i, line in enumerate(made) if i != out]
-            without = passk.entropy_values(rest, name)
+            without = curves.entropy_values(rest, name)
             assert without is not None
             expected = (values.sum() - values[out]) / (len(values) - 1)
             moved = abs(expected - values.mean())
             assert moved > 1e-5 or name == "name"
             assert without.mean() == pytest.approx(expected, abs=0.02 * moved + 1e-12)
-    assert passk.entropy_values(made, "value") is None
+    assert curves.entropy_values(made, "value") is None
 
 
 def test_numbers_of_one_model() -> None:
     made = lines([0.2] * 20, 1.5)
-    found = passk.numbers(made, (1, 8))
+    found = curves.numbers(made, (1, 8))
     right = [sum(line["right"]) for line in made]
     assert found["all"]["pass"]["8"]["value"] == pytest.approx(pass_at_k(right, 8, 8).mean())
     assert found["all"]["mean"]["value"] == pytest.approx(np.mean(right) / 8)
@@ -85,6 +85,10 @@ def test_numbers_of_one_model() -> None:
 def plan(tmp_path: Path, **changes: Any) -> passk.Plan:
     given = {"data": Path("rows.jsonl"), "output": tmp_path, "samples": 8, "ks": (1, 8), **changes}
     return passk.Plan(**given)
+
+
+def scored(made: passk.Plan, models: dict[str, Path]) -> dict[str, Any]:
+    return curves.score(passk.lines(made, models), made.ks, made.settings)
 
 
 def write_lines(folder: Path, **models: Any) -> None:
@@ -110,7 +114,7 @@ def test_the_claim_says_what_the_samples_say(
         for s, (rate, nats) in enumerate(zip(rates, (2, 1), strict=True))
     )
     write_lines(tmp_path, sft=two, my_ckd=one)
-    scores = passk.score(plan(tmp_path), {"sft": tmp_path, "my_ckd": tmp_path})
+    scores = scored(plan(tmp_path), {"sft": tmp_path, "my_ckd": tmp_path})
     (claim,) = scores["claims"]
     assert "with my_ckd for CKD and sft for SFT" in claim
     assert words in claim
@@ -126,14 +130,14 @@ def test_the_claim_says_what_the_samples_say(
 
 
 def test_roles() -> None:
-    assert passk.roles(["a", "b", "c"]) == [("a", "b"), ("a", "c")]
-    assert passk.roles(["SFT", "fkl", "CKD-2"]) == [("CKD-2", "SFT")]
-    assert passk.roles(["a"]) == []
+    assert curves.roles(["a", "b", "c"]) == [("a", "b"), ("a", "c")]
+    assert curves.roles(["SFT", "fkl", "CKD-2"]) == [("CKD-2", "SFT")]
+    assert curves.roles(["a"]) == []
 
 
 def test_another_temperature_gives_no_entropy(tmp_path: Path) -> None:
     write_lines(tmp_path, m=lines([0.5] * 4, 1.0))
-    scores = passk.score(plan(tmp_path, temperature=0.7), {"m": tmp_path})
+    scores = scored(plan(tmp_path, temperature=0.7), {"m": tmp_path})
     shown = "\n".join(map(text, exploring.tables(scores)))
     assert "Sampled at temperature 0.7" in shown
     assert scores["claims"] == scores["comparisons"] == []
@@ -196,7 +200,7 @@ def test_different_entries_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     scores["entries"]["live_simple"] = "other"
     (reworded / "scores.json").write_text(json.dumps(scores))
     write_lines(tmp_path / "pk", m=lines([0.5] * 4, 1.0))
-    exploring.write(tmp_path / "pk", passk.score(plan(tmp_path / "pk"), {"m": tmp_path}))
+    exploring.write(tmp_path / "pk", scored(plan(tmp_path / "pk"), {"m": tmp_path}))
     capsys.readouterr()
     for given, words in (
         ([whole, fewer], "(only whole has live_simple_3 of live_simple)"),

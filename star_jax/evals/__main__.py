@@ -91,7 +91,13 @@ def _add_who(command: argparse.ArgumentParser, *, max_new: int) -> None:
     _flag(group, "--slots", 64, "answers at once; to a server, requests at once", number(1))
     _flag(group, "--timeout", 600.0, "seconds that a request may take", number(0.1, kind=float))
     _flag(group, "--context", None, "tokens of prompt and answer (the model's own)", number(8))
-    _add_dtype(group)
+    group.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="what weights and cache are computed in (bfloat16)",
+    )
+    _flag(group, "--tensor", 1, "devices that the weights are split over", number(1))
     group = command.add_argument_group("how it answers")
     group.add_argument(
         "--think", choices=["on", "off"], help="whether to reason (what the prompt does without)"
@@ -102,16 +108,6 @@ def _add_who(command: argparse.ArgumentParser, *, max_new: int) -> None:
     _flag(group, "--temperature", 0.0, "0 takes the likeliest token", number(0, 100, kind=float))
     _flag(group, "--max-new-tokens", max_new, "most tokens of an answer", number(1))
     _flag(group, "--seed", 0, "for the same answers again", number(0, SEED_LIMIT - 1))
-
-
-def _add_dtype(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--dtype",
-        choices=["bfloat16", "float32"],
-        default="bfloat16",
-        help="what weights and cache are computed in (bfloat16)",
-    )
-    _flag(group, "--tensor", 1, "devices that the weights are split over", number(1))
 
 
 def _add_what(command: argparse.ArgumentParser, data: str, categories: str) -> None:
@@ -279,14 +275,14 @@ def _ks(text: str) -> tuple[int, ...]:
 
 
 def _passk(arguments: argparse.Namespace) -> int:
-    from star_jax.evals.running import exploring, passk, tables
+    from star_jax.evals.running import curves, exploring, passk, tables
 
     models = passk.named(arguments.model)
     plan = passk.Plan(
         data=arguments.data,
         output=arguments.output or Path("passk"),
         samples=arguments.samples,
-        ks=arguments.k or tuple(k for k in passk.passk.KS if k <= arguments.samples),
+        ks=arguments.k or (),
         temperature=arguments.temperature,
         max_new_tokens=arguments.max_new_tokens,
         context=arguments.context,
@@ -302,7 +298,7 @@ def _passk(arguments: argparse.Namespace) -> int:
         for name, folder in models.items():
             if not passk.sample(plan, name, folder, should_stop=lambda: bool(told)):
                 return _stopped(plan.output, told)
-    scores = passk.score(plan, models)
+    scores = curves.score(passk.lines(plan, models), plan.ks, plan.settings)
     exploring.write(plan.output, scores)
     print(f"{exploring.title(scores)}\n{exploring.about(scores)}\n")
     for table in exploring.tables(scores):

@@ -17,7 +17,7 @@ from typing import Any
 from star_jax.data.cache import partfile
 from star_jax.evals import stats
 from star_jax.evals.bfcl.shares import shares
-from star_jax.evals.running import acebench, passk, scoring
+from star_jax.evals.running import acebench, curves, scoring
 from star_jax.evals.running.page import page
 from star_jax.evals.running.tables import Span, Table
 
@@ -100,10 +100,10 @@ def _passk(folder: Path, scores: Mapping[str, Any], name: str) -> Run:
     lines = _lines(folder / f"{name}.jsonl")
     ks = sorted({1, *map(int, next(iter(scores["models"][name].values()))["pass"])})
     values: Values = {}
-    for kind in passk.KINDS:
-        some = passk.of_kind(lines, kind)
+    for kind in curves.KINDS:
+        some = curves.of_kind(lines, kind)
         for k in ks if some else ():
-            found = passk.pass_values(some, k)
+            found = curves.pass_values(some, k)
             pairs = zip(some, found, strict=True)
             values[f"{kind} pass@{k}"] = {line["id"]: float(value) for line, value in pairs}
     several = len(scores["models"]) > 1
@@ -141,10 +141,10 @@ def compared(first: Run, other: Run) -> list[dict[str, Any]]:
                 [weights[c] for c in there],
                 names=names,
             )
-            rows.append(passk.told(shown, "average", names, one))
+            rows.append(curves.told(shown, "average", names, one))
     for name in a:
         one = stats.compare(a[name], b[name], names=names)
-        rows.append(passk.told(name, "category", names, one))
+        rows.append(curves.told(name, "category", names, one))
     return rows
 
 
