@@ -74,7 +74,7 @@ def about(scores: Scores) -> str:
 
 def write(output: Path, scores: Scores) -> None:
     claims = tuple((sentence,) for sentence in scores["claims"])
-    shown = [*tables(scores), Table("The paper's claim", ("",), claims)]
+    shown = [Table("The paper's claim", ("",), claims), *tables(scores)]
     made = page(title(scores), about(scores), shown)
     partfile.write(output / scoring.PAGE, [made.encode()])
     partfile.write(output / scoring.SCORES, [json.dumps(scores, indent=1).encode() + b"\n"])
