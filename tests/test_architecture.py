@@ -39,6 +39,7 @@ FLOORS = {
     "train.boards": 2,
     "train.log": 2,
     "evals": 3,
+    "evals.running": 4,
     "world": 3,
     "sampler.grammar": 3,
     "sampler.talk": 3,
@@ -81,6 +82,7 @@ FLOORS = {
     "train.tour": 5,
     "train.export": 4,
     "models.__main__": 6,
+    "evals.__main__": 6,
     "sampler.__main__": 6,
     "train.__main__": 6,
 }

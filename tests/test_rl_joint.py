@@ -383,7 +383,7 @@ def test_every_preset_starts_from_one_command(tmp_path: Path) -> None:
         "dpo": {"data__train": "pairs.jsonl"},
         "rl": {
             "rollout__prompts": 4,
-            "rollout__max_new_tokens": 32,
+            "rollout__max_new_tokens": 64,
             "filter__rule": "all",
             "evaluation__every_steps": None,
         },

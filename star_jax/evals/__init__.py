@@ -2,7 +2,8 @@
 
     an answer and a benchmark's entry → Verdict            bfcl.check, acebench.check
     counts of every category → the published averages      bfcl.aggregate, acebench.aggregate
+    a model's folder, or a server → all of it              python -m star_jax.evals, running/
 
 Checkers need the standard library alone and run nothing that a model wrote. `docs/evals.md` tells
-where the official checkers are odd, and that we follow them there.
+how to run them; its pages tell where the official checkers are odd, and that we follow them there.
 """

@@ -3,7 +3,7 @@
     data.load → Entry     prompt.render → text     decode → calls     check → Verdict     aggregate
 
 Nothing here needs more than the standard library, and nothing that a model wrote is run. Where the
-official checker is odd, so is this; `docs/evals.md` has the list.
+official checker is odd, so is this; `docs/evals-bfcl.md` has the list.
 """
 
 from star_jax.evals.bfcl.aggregate import Averages, aggregate, percent
