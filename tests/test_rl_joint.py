@@ -329,6 +329,56 @@ def test_a_fall_of_the_call_rate_is_a_collapse() -> None:
     assert telling.collapse({}, {name: 0.0}) is None
 
 
+@pytest.mark.slow
+def test_a_collapse_ends_the_run_and_names_the_last_good_state(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of a policy that calls at first and then no more; told to, the run goes on."""
+    tell = telling.numbers
+
+    def numbers(rollout: Rollout, prompts: Any) -> dict[str, float]:
+        share = 0.9 if rollout.number == 0 else 0.1
+        return tell(rollout, prompts) | {"rollout/call_call_share": share}
+
+    monkeypatch.setattr(telling, "numbers", numbers)
+    made = opened(folder, tmp_path / "out", schedule__epochs=3)
+    with pytest.raises(rl.Collapsed, match=r"rollout 1: .*10% .*90%.*latest checkpoint is .*/2"):
+        rl.go_on(rl.begin(made))
+    assert not (tmp_path / "out" / "model").exists()
+    allowed = opened(folder, tmp_path / "out", schedule__epochs=3, rollout__allow_collapse="true")
+    assert rl.go_on(rl.begin(allowed)) is None
+    assert (tmp_path / "out" / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_a_policy_is_examined_while_it_trains(folder: Path, tmp_path: Path) -> None:
+    """At ends of rollouts past each multiple, and at the end; the best is kept by its reward."""
+    row = {"id": "e", "inputs": "say: ", "targets": f"{WORDS}<|im_end|>", "tools": []}
+    given = {
+        "data__eval": world.write_rows(tmp_path / "eval.jsonl", [row]),
+        "evaluation__every_steps": 4,
+        "schedule__epochs": 3,
+        "checkpoint__keep_last": 1,
+    }
+    made = opened(folder, tmp_path / "out", **given)
+    assert rl.go_on(rl.begin(made)) is None
+    lines = world.metrics(tmp_path / "out")
+    seen = [line["step"] for line in lines if "eval/reward" in line]
+    assert seen == [4, 8, 12]
+    scores = {line["step"]: line["eval/reward"] for line in lines if "eval/reward" in line}
+    best = rl.begin(made).checkpoints.best()
+    assert best is not None
+    assert scores[best] == max(scores.values())
+
+
+def test_a_label_that_is_no_answer_is_named_before_it_is_examined(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The reward of this run reads any label; whether an answer is exactly it could not be told."""
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: label has 0 </think>"):
+        opened(folder, tmp_path / "out", data__eval=folder / "train.jsonl")
+
+
 # Presets
 
 

@@ -8,13 +8,25 @@ Exact is `rewards.binary`: the label's calls in any order, or its reply to the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from star_jax import chat, rewards
+from star_jax.rewards import Reward
 from star_jax.train.prompts import Prompt, Reader
 
 KINDS = ("call", "words")
+
+
+def readable(score: Reader) -> Reader:
+    """The same reward; a label of which nobody could say what exactly it is, is a ValueError."""
+
+    def read(generation: str, label: str, tools: Sequence[Any]) -> Reward:
+        rewards.binary(label, label, tools)
+        return score(generation, label, tools)
+
+    return read
 
 
 def marks(prompts: Sequence[Prompt], texts: Sequence[str], score: Reader) -> dict[str, float]:

@@ -27,7 +27,7 @@ from star_jax.evals import passk, stats
 from star_jax.models import hf
 from star_jax.sampler import Sampler
 from star_jax.sampler.request import Sample
-from star_jax.train import judging, prompts
+from star_jax.train import exam, judging, prompts
 from star_jax.train.config import Measure
 from star_jax.train.prompts import Prompt, Prompts, Reader
 
@@ -79,7 +79,7 @@ def open(config: Measure) -> MeasureRun:
             path,
             tokenizer,
             template.load(config.model),
-            score,
+            exam.readable(score),
             longest=config.max_tokens - config.max_new_tokens,
             skip_bad=config.skip_bad,
         )

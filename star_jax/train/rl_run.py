@@ -18,7 +18,7 @@ import jax
 from star_jax.data import template
 from star_jax.models import hf, layout
 from star_jax.models.config import Qwen3Config
-from star_jax.train import acting, flags, judging, learning, place, prompts, setup
+from star_jax.train import acting, exam, flags, judging, learning, place, prompts, setup
 from star_jax.train.config import Rl
 from star_jax.train.prompts import Prompts
 
@@ -97,7 +97,9 @@ def open(config: Rl) -> RlRun:
         tokenizer=tokenizer,
         template_hash=template.fingerprint(config.model),
         prompts=found,
-        eval=None if config.data.eval is None else load(config.data.eval),
+        eval=None
+        if config.data.eval is None
+        else load(config.data.eval, score=exam.readable(score)),
         score=score,
         joint=_joint(config),
         teacher=teacher,

@@ -29,7 +29,7 @@ from star_jax.data.encode import Tokenizer
 from star_jax.models import hf
 from star_jax.sampler import Sampler
 from star_jax.sampler.output import Output
-from star_jax.train import flags, folder, judging, prompts
+from star_jax.train import exam, flags, folder, judging, prompts
 from star_jax.train.config import Teach
 from star_jax.train.prompts import Prompt, Prompts, Reader
 
@@ -97,7 +97,7 @@ def open(config: Teach) -> TeachRun:
         config.data.train,
         tokenizer,
         template.load(config.model),
-        score,
+        exam.readable(score),
         longest=config.data.max_tokens - config.sampling.max_new_tokens,
         skip_bad=config.data.skip_bad,
     )
