@@ -143,9 +143,11 @@ def test_another_question_is_refused(folder: Path, tmp_path: Path) -> None:
     made = opened(folder, tmp_path / "out")
     made.output.mkdir()
     teacher.sample(made, lambda done, total: None, lambda: False)
+    before = {path.name: path.read_bytes() for path in made.output.iterdir()}
     other = opened(folder, tmp_path / "out", seed=5)
     with pytest.raises(ValueError, match="was begun with another seed"):
-        teacher.sample(other, lambda done, total: None, lambda: False)
+        teacher.run(other)
+    assert {path.name: path.read_bytes() for path in made.output.iterdir()} == before
 
 
 def test_a_sampler_is_not_made_where_all_is_said(

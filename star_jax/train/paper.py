@@ -4,7 +4,7 @@
                                                 → which of the paper's orderings hold here
 
 The paper has one run a row and no intervals. Its numbers are of Qwen3-0.6B on BFCL v3 and ACEBench
-Normal, ours of a model a thousand times smaller on a world of its own: orders may be compared,
+Normal, ours of a model hundreds of times smaller on a world of its own: orders may be compared,
 sizes may not.
 """
 

@@ -111,7 +111,6 @@ def run(
 ) -> Report | None:
     """Everything that is not there yet; None where it was told to stop before all was sampled."""
     made.output.mkdir(parents=True, exist_ok=True)
-    _claim(made)
     if not sample(made, progress, should_stop):
         return None
     report = sift(made)
@@ -125,8 +124,8 @@ def logged(done: int, total: int) -> None:
     log.info("%d of %d prompts are answered", done, total)
 
 
-def _claim(made: TeachRun) -> None:
-    """The configuration, for people; what decides about samples is kept by their file."""
+def _describe(made: TeachRun) -> None:
+    """The configuration, for people, and how many prompts there are, for a view of the run."""
     path = made.output / folder.CONFIG
     partfile.write(path, [flags.to_yaml(made.config).encode()])
     count = {"prompts": len(made.prompts), "samples": made.config.sampling.samples}
@@ -138,6 +137,7 @@ def sample(made: TeachRun, progress: Progress, should_stop: Callable[[], bool]) 
     how = made.config.sampling
     rows = made.prompts.rows
     with Output(made.output / SAMPLES, _made_by(made), [row.row_id for row in rows]) as output:
+        _describe(made)  # what was there before is of the same question
         done = output.done
         progress(done, len(rows))
         if done == len(rows):
